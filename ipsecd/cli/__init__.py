@@ -1,0 +1,1 @@
+"""The two programs: ipsecd and ipsecctl."""

@@ -1,0 +1,460 @@
+"""What every engine must do (ipsecd.engine.contract): subclass EngineContract and say how yours is built.
+
+Two engines stand back to back on loopback addresses; each TUN is one end of a socket pair that keeps packet borders.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from ipsecd.drops import DropReason
+from ipsecd.engine.contract import Engine, EngineListener
+from ipsecd.engine.udp_io import open_udp_4500
+from ipsecd.policy import Action, SpdEntry
+from ipsecd.sa import ChildKey, Endpoint, Path, Tfc, TransportEnds, Volume
+from tests.support import esp_packets as p
+
+A_ADDRESS, B_ADDRESS, MOVED_ADDRESS = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+A_SPI, B_SPI = 0x1000, 0x2000
+DEVICE = "ipsec0"
+
+
+class Recorder:
+    """A listener that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def ike_datagram(self, path: Path, datagram: bytes) -> None:
+        self.told.append(("ike", path, datagram))
+
+    def acquire(self, child: ChildKey, packet: bytes) -> None:
+        self.told.append(("acquire", child, packet))
+
+    def soft_lifetime(self, spi_in: int, why: str) -> None:
+        self.told.append(("soft", spi_in))
+
+    def hard_lifetime(self, spi_in: int, why: str) -> None:
+        self.told.append(("hard", spi_in))
+
+    def peer_address(self, spi_in: int, path: Path) -> None:
+        self.told.append(("peer_address", spi_in, path))
+
+    def first_inbound(self, spi_in: int) -> None:
+        self.told.append(("first", spi_in))
+
+    def large_outbound(self, spi_in: int) -> None:
+        self.told.append(("large", spi_in))
+
+    def unknown_spi(self, path: Path, spi: int) -> None:
+        self.told.append(("unknown", path, spi))
+
+    def of(self, kind: str) -> list[tuple[Any, ...]]:
+        return [entry for entry in self.told if entry[0] == kind]
+
+
+class Gateway:
+    """One engine with its TUN and socket."""
+
+    def __init__(self, address: str, build: Callable[..., Engine], loop: asyncio.AbstractEventLoop,
+                 header: bytes) -> None:
+        self.header = header
+        self.lan, tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        self.tun = tun
+        for end in (self.lan, tun):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        self.sock = open_udp_4500(address, 0, port=0)
+        self.endpoint = Endpoint(address, self.sock.getsockname()[1])
+        self.recorder = Recorder()
+        self.engine = build(loop, self.recorder, (DEVICE, tun.fileno()), {address: self.sock})
+
+    def send(self, *packets: bytes) -> None:
+        for packet in packets:
+            self.lan.send(self.header + packet)
+
+    def received(self) -> list[bytes]:
+        packets = []
+        while True:
+            try:
+                packets.append(self.lan.recv(65536)[len(self.header):])
+            except BlockingIOError:
+                return packets
+
+    def close(self) -> None:
+        self.engine.close()
+        for sock in (self.lan, self.tun, self.sock):
+            sock.close()
+
+
+class Rig:
+    """Gateways a and b, and the loop that turns them."""
+
+    def __init__(self, build: Callable[..., Engine], header: bytes,
+                 addresses: tuple[str, str] = (A_ADDRESS, B_ADDRESS)) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.a, self.b = (Gateway(address, build, self.loop, header) for address in addresses)
+        self.path = Path(self.a.endpoint, self.b.endpoint)
+        for side, local, remote in ((self.a, p.LOCAL, p.REMOTE), (self.b, p.REMOTE, p.LOCAL)):
+            entry = SpdEntry("office", Action.PROTECT, p.selectors(local), p.selectors(remote), p.CHILD)
+            side.engine.replace_policy([entry], {})
+
+    def install(self, **options: Any) -> None:
+        self.a.engine.install_sa(p.pair(path=self.path, **options))
+        self.b.engine.install_sa(p.pair(path=self.path, mirror=True, **options))
+
+    def connect(self, **options: Any) -> None:
+        self.install(**options)
+        self.a.engine.use_outbound(p.CHILD, A_SPI)
+        self.b.engine.use_outbound(p.CHILD, B_SPI)
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Turn the loop until the condition holds; five seconds are for busy machines."""
+        async def turn() -> None:
+            end = time.monotonic() + 5
+            while not condition():
+                assert time.monotonic() < end, "the condition did not come to hold"
+                await asyncio.sleep(0.001)
+        self.loop.run_until_complete(turn())
+
+    def carried(self, side: Gateway, count: int) -> list[bytes]:
+        got: list[bytes] = []
+
+        def complete() -> bool:
+            got.extend(side.received())
+            return len(got) >= count
+        self.until(complete)
+        return got
+
+    def drops(self, side: Gateway, reason: DropReason) -> int:
+        return side.engine.stats().drops.get(reason, 0)
+
+    def close(self) -> None:
+        self.a.close()
+        self.b.close()
+        self.loop.close()
+
+
+class EngineContract(ABC):
+    """The tests; a subclass whose name begins with Test runs them.
+
+    `header` stands ahead of every packet on the TUN: the empty virtio header where the engine uses offload.
+    """
+
+    header = b""
+
+    @abstractmethod
+    def build(self, loop: asyncio.AbstractEventLoop, listener: EngineListener, tun: tuple[str, int],
+              sockets: dict[str, socket.socket]) -> Engine:
+        """Return an engine that reads."""
+
+    @pytest.fixture
+    def rig(self) -> Iterator[Rig]:
+        rig = Rig(self.build, self.header)
+        yield rig
+        rig.close()
+
+    def test_packets_of_both_families_pass_both_ways(self, rig: Rig) -> None:
+        rig.connect()
+        there, back = [p.ipv4(), p.ipv6()], [p.ipv4("10.2.0.1", "10.1.0.1"), p.ipv6("2001:db8:2::1", "2001:db8:1::1")]
+        rig.a.send(*there)
+        rig.b.send(*back)
+        assert rig.carried(rig.b, 2) == there
+        assert rig.carried(rig.a, 2) == back
+
+    def test_burst_of_mixed_sizes_arrives_whole_and_in_order(self, rig: Rig) -> None:
+        rig.connect(window=1024)
+        sizes = [1300] * 70 + [50] * 130 + [1300, 40, 40, 900] * 25
+        burst = [p.ipv4(payload=p.udp(data=n.to_bytes(4, "big") + bytes(size))) for n, size in enumerate(sizes)]
+        rig.a.send(*burst)
+        assert rig.carried(rig.b, len(burst)) == burst
+        assert rig.a.engine.stats().drops == rig.b.engine.stats().drops == {}
+
+    def test_large_packets_are_reported_once_in_a_while_and_small_ones_never(self, rig: Rig) -> None:
+        rig.connect()
+        rig.a.send(*[p.ipv4(payload=p.udp(data=bytes(900)))] * 5)
+        rig.carried(rig.b, 5)
+        assert rig.a.recorder.of("large") == []
+        rig.a.send(*[p.ipv4(payload=p.udp(data=bytes(1300)))] * 20)
+        rig.carried(rig.b, 20)
+        rig.until(lambda: rig.a.recorder.of("large"))
+        assert rig.a.recorder.of("large") == [("large", A_SPI)]
+        assert rig.b.recorder.of("large") == []
+
+    def test_outer_congestion_field_reaches_the_inner_packet(self, rig: Rig) -> None:
+        rig.connect()
+        marked = [p.ipv4(tos=0xB8 | ecn) for ecn in (0, 1, 2, 3)] + [p.ipv6(tos=0xB8 | ecn) for ecn in (0, 1, 2, 3)]
+        rig.a.send(*marked)
+        assert rig.carried(rig.b, len(marked)) == marked
+
+    def test_counters_are_read_and_returned_by_removal(self, rig: Rig) -> None:
+        rig.connect()
+        rig.a.send(p.ipv4())
+        rig.carried(rig.b, 1)
+        received = rig.b.engine.stats().pairs[B_SPI]
+        assert (received.packets_in, received.bytes_in) == (1, len(p.ipv4()))
+        assert rig.b.engine.last_inbound(B_SPI) == received.last_in is not None
+        assert rig.b.engine.remove_sa(B_SPI) == (received, {})
+        assert rig.b.engine.remove_sa(B_SPI) is None
+        assert rig.b.engine.last_inbound(B_SPI) is None
+
+    def test_ike_passes_behind_the_marker_and_never_reaches_the_tun(self, rig: Rig) -> None:
+        rig.a.engine.send_ike(rig.path, b"an IKE message")
+        rig.until(lambda: rig.b.recorder.told)
+        assert rig.b.recorder.told == [("ike", Path(rig.path.remote, rig.path.local), b"an IKE message")]
+        assert rig.b.received() == []
+
+    def test_keepalives_and_runts_are_counted_and_cause_nothing(self, rig: Rig) -> None:
+        rig.a.engine.send_keepalive(rig.path)
+        with stranger(rig.b) as sock:
+            for datagram in (b"", b"\x01", b"\0\0\0"):
+                sock.send(datagram)
+            rig.until(lambda: sum(rig.b.engine.stats().drops.values()) == 4)
+        assert rig.b.engine.stats().drops == {DropReason.UDP_KEEPALIVE: 1, DropReason.UDP_EMPTY: 1,
+                                              DropReason.UDP_TRUNCATED: 2}
+        assert rig.b.recorder.told == []
+
+    def test_unknown_spi_is_counted_always_and_told_seldom(self, rig: Rig) -> None:
+        with stranger(rig.b) as sock:
+            for n in range(100):
+                sock.send((0x7777).to_bytes(4, "big") + bytes(40 + n))
+            rig.until(lambda: rig.drops(rig.b, DropReason.ESP_UNKNOWN_SPI) == 100)
+        told = rig.b.recorder.of("unknown")
+        assert 1 <= len(told) <= 20
+        assert told[0][2] == 0x7777
+
+    def test_arbitrary_bytes_end_as_drops_and_leave_the_sa_working(self, rig: Rig) -> None:
+        rig.connect()
+        chance = p.SeededRng(7)
+        with stranger(rig.b) as sock:
+            for n in range(200):
+                sock.send(B_SPI.to_bytes(4, "big") + chance.random_bytes(n))
+            rig.until(lambda: sum(rig.b.engine.stats().drops.values()) == 200)
+        assert sum(rig.b.engine.stats().pair_drops[B_SPI].values()) == 200
+        for n in range(100):
+            rig.a.send(chance.random_bytes(1 + n))
+        rig.a.send(p.ipv4())
+        assert rig.carried(rig.b, 1) == [p.ipv4()]
+
+    def test_packet_without_sa_is_held_asks_once_and_leaves_in_order(self, rig: Rig) -> None:
+        waiting = [p.ipv4(payload=p.udp(data=bytes([n]))) for n in range(5)]
+        rig.a.send(*waiting)
+        rig.until(lambda: rig.a.engine.stats().held_packets == {p.CHILD: 5})
+        assert rig.a.recorder.told == [("acquire", p.CHILD, waiting[0][:128])]
+        rig.connect()
+        assert rig.carried(rig.b, 5) == waiting
+        assert rig.a.engine.stats().held_packets == {}
+
+    def test_abandoned_packets_are_counted(self, rig: Rig) -> None:
+        rig.a.send(p.ipv4())
+        rig.until(lambda: rig.a.engine.stats().held_packets)
+        rig.a.engine.abandon_held(p.CHILD)
+        assert rig.drops(rig.a, DropReason.HELD_ABANDONED) == 1
+
+    def test_inbound_is_accepted_before_outbound_is_used(self, rig: Rig) -> None:
+        rig.install()
+        rig.a.engine.use_outbound(p.CHILD, A_SPI)
+        rig.a.send(p.ipv4())
+        assert rig.carried(rig.b, 1) == [p.ipv4()]
+        assert rig.b.recorder.told == [("first", B_SPI)]
+        rig.b.send(p.ipv4("10.2.0.1", "10.1.0.1"))
+        rig.until(lambda: rig.b.engine.stats().held_packets == {p.CHILD: 1})
+
+    def test_switch_to_a_new_pair_keeps_the_old_one_for_inbound(self, rig: Rig) -> None:
+        rig.connect()
+        rig.install(spi_in=0x1001, spi_out=0x2001)
+        rig.a.engine.use_outbound(p.CHILD, 0x1001)
+        rig.a.send(p.ipv4())
+        rig.b.send(p.ipv4("10.2.0.1", "10.1.0.1"))
+        rig.carried(rig.b, 1)
+        rig.carried(rig.a, 1)
+        assert rig.b.engine.stats().pairs[0x2001].packets_in == 1
+        assert rig.a.engine.stats().pairs[A_SPI].packets_in == 1
+
+    def test_engine_follows_and_reports_a_peer_that_moved(self, rig: Rig) -> None:
+        rig.connect()
+        with stranger(rig.b) as moved:             # a NAT that gave the peer another mapping
+            rig.a.send(p.ipv4())
+            rig.carried(rig.b, 1)
+            relay(rig, moved)
+            rig.until(lambda: rig.b.recorder.of("peer_address"))
+            told = rig.b.recorder.of("peer_address")
+            assert told == [("peer_address", B_SPI, Path(rig.b.endpoint, Endpoint(*moved.getsockname())))]
+            rig.b.send(p.ipv4("10.2.0.1", "10.1.0.1"))
+            rig.until(lambda: readable(moved))
+
+    def test_peer_that_must_not_be_followed_is_not(self, rig: Rig) -> None:
+        rig.connect(follow=False)
+        with stranger(rig.b) as moved:
+            relay(rig, moved)
+            rig.carried(rig.b, 1)
+        assert rig.b.recorder.of("peer_address") == []
+
+    def test_update_path_sends_elsewhere_from_then_on(self, rig: Rig) -> None:
+        rig.connect()
+        with stranger(rig.b) as other:
+            rig.a.engine.update_path(A_SPI, Path(rig.path.local, Endpoint(*other.getsockname())))
+            other.connect(tuple(rig.a.endpoint))
+            rig.a.send(p.ipv4())
+            rig.until(lambda: readable(other))
+            assert other.recv(4) == B_SPI.to_bytes(4, "big")
+
+    def test_limits_by_packets_are_told_and_stop_the_pair(self, rig: Rig) -> None:
+        rig.connect(volume=Volume(soft_packets=2, hard_packets=4))
+        rig.a.send(*[p.ipv4()] * 6)
+        rig.until(lambda: rig.drops(rig.a, DropReason.SA_EXPIRED) == 2)
+        assert [entry for entry in rig.a.recorder.told if entry[0] in ("soft", "hard")] == [
+            ("soft", A_SPI), ("hard", A_SPI)]
+        assert len(rig.carried(rig.b, 4)) == 4
+
+    def test_injected_packet_goes_on_the_child_or_says_no(self, rig: Rig) -> None:
+        assert not rig.a.engine.inject(p.CHILD, p.ipv4())
+        rig.connect()
+        assert rig.a.engine.inject(p.CHILD, p.ipv4())
+        assert rig.carried(rig.b, 1) == [p.ipv4()]
+
+    def test_replaced_policy_counts_for_the_next_packet(self, rig: Rig) -> None:
+        rig.connect()
+        rig.a.send(p.ipv4())
+        rig.carried(rig.b, 1)
+        rig.a.engine.replace_policy([SpdEntry("no", Action.DISCARD, p.selectors(p.LOCAL), p.selectors(p.REMOTE))], {})
+        rig.a.send(p.ipv4())
+        rig.until(lambda: rig.drops(rig.a, DropReason.SPD_DISCARD) == 1)
+
+    def test_packet_larger_than_the_inner_mtu_is_dropped(self, rig: Rig) -> None:
+        rig.connect()
+        entry = SpdEntry("office", Action.PROTECT, p.selectors(p.LOCAL), p.selectors(p.REMOTE), p.CHILD)
+        rig.a.engine.replace_policy([entry], {p.CHILD: 500})
+        rig.a.send(p.ipv4(payload=p.udp(data=bytes(500))), p.ipv4())
+        assert rig.carried(rig.b, 1) == [p.ipv4()]
+        assert rig.drops(rig.a, DropReason.TOO_BIG) == 1
+
+    @pytest.mark.parametrize("family", [4, 6])
+    def test_hosts_in_transport_mode_get_each_others_payload(self, rig: Rig, family: int) -> None:
+        here, peer = ("10.1.0.1", "10.2.0.1") if family == 4 else ("2001:db8:1::1", "2001:db8:2::1")
+        make = p.ipv4 if family == 4 else p.ipv6
+        rig.connect(window=1024, transport=TransportEnds(here, peer))
+        burst = [make(here, peer, payload=p.udp(data=bytes([n]) * size)) for n, size in enumerate([9, 1200, 0, 77] * 9)]
+        rig.a.send(*burst)
+        at = 20 if family == 4 else 40
+        got = rig.carried(rig.b, len(burst))
+        assert [packet[at:] for packet in got] == [packet[at:] for packet in burst]
+        assert {packet[12:20] if family == 4 else packet[8:40] for packet in got} == {
+            burst[0][12:20] if family == 4 else burst[0][8:40]}
+        back = make(peer, here, payload=p.udp(5060, 1234))
+        rig.b.send(back, p.ipv4(peer, here, fragment=0x2000) if family == 4 else p.ipv6(peer, here, 0, bytes(
+            [17, 0]) + bytes(6) + p.udp()))
+        assert rig.carried(rig.a, 1)[0][at:] == back[at:]
+        reason = DropReason.OUTBOUND_FRAGMENT if family == 4 else DropReason.TRANSPORT_OPTIONS
+        rig.until(lambda: rig.drops(rig.b, reason) == 1)
+        assert rig.a.engine.stats().drops == {}
+
+    def test_padded_packets_have_the_sizes_of_steps_and_arrive_as_they_were(self, rig: Rig) -> None:
+        entry = SpdEntry("office", Action.PROTECT, p.selectors(p.LOCAL), p.selectors(p.REMOTE), p.CHILD)
+        rig.a.engine.replace_policy([entry], {p.CHILD: 1202})
+        rig.connect(tfc=Tfc(pad_to=500), window=1024)
+        sent = [p.ipv4(payload=p.udp(data=bytes([size % 251]) * size)) for size in (0, 1, 400, 900, 1172, 1174)]
+        sent.append(p.ipv6())
+        with tap(rig) as sizes:
+            rig.a.send(*sent)
+            rig.until(lambda: len(sizes()) == len(sent))
+        assert [size - 32 for size in sizes()] == [504, 504, 504, 1004, 1204, 1204, 504]   # header, IV, ICV, trailer
+        rig.a.send(*sent * 2)                      # the second time their flows are known
+        assert rig.carried(rig.b, 2 * len(sent)) == sent * 2
+        assert rig.a.engine.stats().pairs[A_SPI].bytes_out == 3 * sum(map(len, sent))
+
+    def test_random_padding_stays_within_the_path_and_arrives_as_it_was(self, rig: Rig) -> None:
+        entry = SpdEntry("office", Action.PROTECT, p.selectors(p.LOCAL), p.selectors(p.REMOTE), p.CHILD)
+        rig.a.engine.replace_policy([entry], {p.CHILD: 1202})
+        rig.connect(tfc=Tfc(randomly=True), window=1024)
+        sent = [p.ipv4(payload=p.udp(data=bytes(n))) for n in range(100)]
+        with tap(rig) as sizes:
+            rig.a.send(*sent)
+            rig.until(lambda: len(sizes()) == len(sent))
+        assert max(sizes()) <= 1202 + 36
+        assert len(set(sizes())) > 30
+        rig.a.send(*sent)
+        assert rig.carried(rig.b, len(sent)) == sent
+
+    def test_packets_are_not_padded_where_the_path_is_not_known(self, rig: Rig) -> None:
+        rig.connect(tfc=Tfc(pad_to=9000))
+        with tap(rig) as sizes:
+            rig.a.send(p.ipv4())
+            rig.until(sizes)
+        assert sizes()[0] < 100
+
+    def test_dummy_is_counted_by_the_peer_and_reaches_nobody(self, rig: Rig) -> None:
+        assert not rig.a.engine.send_dummy(A_SPI, 500)
+        rig.connect()
+        assert rig.a.engine.send_dummy(A_SPI, 500)
+        rig.a.send(p.ipv4())
+        assert rig.carried(rig.b, 1) == [p.ipv4()]
+        assert rig.b.engine.stats().drops == {DropReason.ESP_DUMMY: 1}
+        assert rig.b.engine.last_inbound(B_SPI) is not None      # it proves the peer alive
+        sent = rig.a.engine.stats().pairs[A_SPI]
+        assert (sent.packets_out, sent.bytes_out) == (2, 500 + len(p.ipv4()))
+
+    def test_own_ike_in_the_tun_is_a_loop(self, rig: Rig) -> None:
+        rig.connect(local=p.selectors(("0.0.0.0/0",)), remote=p.selectors(("0.0.0.0/0",)))
+        rig.a.send(p.ipv4(A_ADDRESS, "10.2.0.1", payload=p.udp(4500, 4500)), p.ipv4(A_ADDRESS, protocol=50))
+        rig.until(lambda: rig.drops(rig.a, DropReason.TUN_LOOPED) == 2)
+
+    def test_closed_engine_reads_no_more(self, rig: Rig) -> None:
+        rig.connect()
+        rig.a.engine.close()
+        rig.a.send(p.ipv4())
+        rig.b.engine.send_keepalive(Path(rig.path.remote, rig.path.local))
+        rig.loop.run_until_complete(asyncio.sleep(0.01))
+        assert rig.a.engine.stats().drops == {}
+        assert os.read(rig.a.tun.fileno(), 2000) == self.header + p.ipv4()
+
+
+@contextmanager
+def tap(rig: Rig) -> Iterator[Callable[[], list[int]]]:
+    """Have a's packets come here in place of b; yields what tells their sizes."""
+    sizes: list[int] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as catcher:
+        catcher.bind((MOVED_ADDRESS, 0))
+        rig.a.engine.update_path(A_SPI, Path(rig.path.local, Endpoint(*catcher.getsockname())))
+
+        def read() -> list[int]:
+            while catcher.fileno() >= 0 and readable(catcher):
+                sizes.append(len(catcher.recv(65535)))
+            return sizes
+        yield read
+    rig.a.engine.update_path(A_SPI, rig.path)
+
+
+@contextmanager
+def stranger(side: Gateway) -> Iterator[socket.socket]:
+    """A plain socket on an address of nobody's, connected to a gateway."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        sock.bind((MOVED_ADDRESS, 0))
+        sock.connect(tuple(side.endpoint))
+        yield sock
+
+
+def relay(rig: Rig, moved: socket.socket) -> None:
+    """Let a's next packet reach b from another address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as catcher:
+        catcher.bind((MOVED_ADDRESS, 0))
+        rig.a.engine.update_path(A_SPI, Path(rig.path.local, Endpoint(*catcher.getsockname())))
+        rig.a.send(p.ipv4())
+        rig.until(lambda: readable(catcher))
+        moved.send(catcher.recv(2000))
+
+
+def readable(sock: socket.socket) -> bool:
+    try:
+        sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    return True

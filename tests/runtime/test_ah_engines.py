@@ -1,0 +1,253 @@
+"""AH (protocol 51) in both engines: two of them back to back on loopback addresses of this process's own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from ipsecd.drops import DropReason
+from ipsecd.engine.choose import native_missing
+from ipsecd.engine.contract import Engine, EngineListener
+from ipsecd.engine.native import NativeEngine
+from ipsecd.engine.raw_io import open_raw
+from ipsecd.engine.reference import ReferenceEngine, Tun
+from ipsecd.ipsec.ah import Ah
+from ipsecd.ipsec.ip import AH
+from ipsecd.ipsec.offload import VNET_BYTES
+from ipsecd.sa import Endpoint, Path
+from ipsecd.suites import AhSuite
+from tests.runtime.engine_contract import B_SPI, Rig
+from tests.support import ah_packets as a
+from tests.support import esp_packets as p
+
+MISSING = native_missing()
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="raw sockets need CAP_NET_RAW")
+NET = f"127.{200 + os.getpid() // 250 % 50}.{os.getpid() % 250}"
+A, B, OTHER = f"{NET}.1", f"{NET}.2", f"{NET}.3"
+
+
+class AhRig(Rig):
+    """Both gateways have sockets of AH, and pairs of it."""
+
+    def __init__(self, engine: str, addresses: tuple[str, str]) -> None:
+        def build(loop: asyncio.AbstractEventLoop, listener: EngineListener, tun: tuple[str, int],
+                  sockets: dict[str, socket.socket]) -> Engine:
+            device = Tun(*tun, offload=True)
+            if engine == "native":
+                return NativeEngine(loop, listener, [device], sockets, fault=pytest.fail)
+            return ReferenceEngine(loop, listener, [device], sockets, clock=time.monotonic, rng=p.SeededRng())
+        super().__init__(build, bytes(VNET_BYTES), addresses)
+        self.raw_sockets = [open_raw(address, AH, 0) for address in addresses]
+        for side, address, sock in zip((self.a, self.b), addresses, self.raw_sockets, strict=True):
+            assert isinstance(side.engine, ReferenceEngine | NativeEngine)
+            side.engine.add_socket(address, sock)
+        self.path = self.path.without_udp()
+
+    def install(self, **options: Any) -> None:
+        self.a.engine.install_sa(a.pair(path=self.path, **options))
+        self.b.engine.install_sa(a.pair(path=self.path, mirror=True, **options))
+
+    def close(self) -> None:
+        super().close()
+        for sock in self.raw_sockets:
+            sock.close()
+
+
+@pytest.fixture(params=["reference", pytest.param("native", marks=pytest.mark.skipif(bool(MISSING), reason=MISSING))])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def rig(engine: str) -> Iterator[AhRig]:
+    rig = AhRig(engine, (A, B))
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
+def rig_v6(engine: str) -> Iterator[AhRig]:
+    rig = AhRig(engine, ("::1", "::1"))            # the one address of loopback: both hear both
+    yield rig
+    rig.close()
+
+
+@pytest.mark.parametrize("suite", a.SUITES, ids=str)
+def test_packets_of_both_families_pass_both_ways_with_every_suite(rig: AhRig, suite: AhSuite) -> None:
+    rig.connect(chosen=suite)
+    there = [p.ipv4(tos=0xB8 | ecn) for ecn in (0, 1, 2, 3)] + [p.ipv6(), p.ipv4(payload=p.udp(data=bytes(1300)))]
+    back = [p.ipv4("10.2.0.1", "10.1.0.1"), p.ipv6("2001:db8:2::1", "2001:db8:1::1")]
+    rig.a.send(*there)
+    rig.b.send(*back)
+    assert rig.carried(rig.b, len(there)) == there
+    assert rig.carried(rig.a, 2) == back
+    assert rig.a.engine.stats().drops == rig.b.engine.stats().drops == {}
+    received = rig.b.engine.stats().pairs[B_SPI]
+    assert (received.packets_in, received.bytes_in) == (len(there), sum(map(len, there)))
+
+
+def test_outer_packet_verifies_in_scapy_as_it_is_on_the_wire(rig: AhRig) -> None:
+    rig.connect(chosen=a.suite("sha512", esn=True))
+    for tos in (0, 0xBA):
+        packet = sealed_by(rig, p.ipv4(tos=tos))
+        assert (packet[1], packet[6], packet[9]) == (tos, 0x40, AH)
+        assert p.checksum(packet[:20]) == 0
+        sequence, = struct.unpack_from(">I", packet, 28)
+        spec = a.spec(a.suite("sha512", esn=True), B_SPI)
+        assert a.opened(a.suite("sha512", esn=True), spec, packet, sequence) == p.ipv4(tos=tos)
+
+
+def test_congestion_on_the_way_reaches_the_inner_packet_and_spoils_no_icv(rig: AhRig) -> None:
+    rig.connect()
+    packet = bytearray(sealed_by(rig, p.ipv4(tos=2)))
+    packet[1], packet[8] = 3, 1
+    with witness(OTHER) as way:
+        way.sendto(packet, (B, 0))
+        assert [inner[1] for inner in rig.carried(rig.b, 1)] == [3]
+
+
+def test_each_wrong_packet_ends_in_its_reason_and_the_sa_goes_on(rig: AhRig) -> None:
+    rig.connect(window=64)
+    good = sealed_by(rig, p.ipv4())
+    unknown = good[:24] + (0x7777).to_bytes(4, "big") + good[28:]
+    cases = [(good, None), (good, DropReason.AH_REPLAYED), (good[:-1] + b"\xff", DropReason.AH_REPLAYED),
+             (later(good, 2), DropReason.AH_BAD_ICV), (unknown, DropReason.AH_UNKNOWN_SPI),
+             (resized(good[:30]), DropReason.AH_SHORT), (good[:21] + b"\x09" + good[22:], DropReason.AH_MALFORMED),
+             (from_b_peer(b"\x45" + bytes(3), 2, path=rig.path), DropReason.INNER_MALFORMED),
+             (from_b_peer(p.ipv4("10.9.0.1", "10.2.0.1"), 3, path=rig.path), DropReason.INNER_SELECTOR),
+             (from_b_peer(p.ipv4(), 300, path=rig.path), None), (from_b_peer(p.ipv4(), 100, path=rig.path),
+                                                                  DropReason.AH_TOO_OLD)]
+    with witness(OTHER) as way:
+        for packet, reason in cases:
+            before = {reason: rig.drops(rig.b, reason)} if reason else {}
+            way.sendto(packet, (B, 0))
+            if reason is None:
+                assert rig.carried(rig.b, 1) == [p.ipv4()]
+            else:
+                rig.until(lambda r=reason, then=before: rig.drops(rig.b, r) == then[r] + 1)
+    assert rig.b.received() == []
+    assert rig.b.recorder.of("unknown") == [("unknown", Path(Endpoint(B, 0), Endpoint(A, 0)), 0x7777)]
+
+
+def test_esp_with_the_spi_of_an_ah_pair_is_unknown_and_the_other_way_round(rig: AhRig) -> None:
+    rig.connect()
+    rig.b.engine.install_sa(p.pair(spi_in=0x5000, spi_out=0x6000, path=Path(rig.path.remote, rig.path.local)))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, witness(OTHER) as way:
+        udp.sendto(B_SPI.to_bytes(4, "big") + bytes(60), tuple(rig.b.endpoint))
+        rig.until(lambda: rig.drops(rig.b, DropReason.ESP_UNKNOWN_SPI) == 1)
+        good = sealed_by(rig, p.ipv4())
+        way.sendto(good[:24] + (0x5000).to_bytes(4, "big") + good[28:], (B, 0))
+        rig.until(lambda: rig.drops(rig.b, DropReason.AH_UNKNOWN_SPI) == 1)
+
+
+def test_options_that_no_sender_of_ours_makes_are_verified(rig: AhRig) -> None:
+    rig.connect(chosen=a.suite("sha384"))
+    header = a.IP(src=A, dst=B, options=[a.IPOption_Router_Alert(), a.IPOption_RR(routers=["192.0.2.1"])])
+    packet = a.sealed(a.suite("sha384"), a.spec(a.suite("sha384"), B_SPI), header, p.ipv4(), 1)
+    with witness(OTHER) as way:
+        way.sendto(packet, (B, 0))
+        assert rig.carried(rig.b, 1) == [p.ipv4()]
+
+
+@pytest.mark.parametrize("suite", a.SUITES[::2], ids=str)
+def test_ipv6_outside_carries_every_suite_and_the_traffic_class(rig_v6: AhRig, suite: AhSuite) -> None:
+    rig_v6.connect(chosen=suite)
+    sent = [p.ipv6(tos=0xB8 | ecn) for ecn in (0, 1, 2, 3)] + [p.ipv4(payload=p.udp(data=bytes(1300)))]
+    rig_v6.a.send(*sent)
+    assert rig_v6.carried(rig_v6.b, len(sent)) == sent
+    assert rig_v6.b.engine.stats().pair_drops[B_SPI] == {}
+
+
+def test_ipv6_extension_headers_ahead_of_ah_are_verified(rig_v6: AhRig) -> None:
+    rig_v6.connect()
+    options = [a.HBHOptUnknown(otype=kind, optlen=len(data), optdata=data)
+               for kind, data in ((0x3E, b"may change"), (0x1E, b"stays"))]
+    header = a.IPv6(src="::1", dst="::1") / a.IPv6ExtHdrHopByHop(options=options) / a.IPv6ExtHdrDestOpt(options=options)
+    spec = a.spec(a.suite(), B_SPI)
+    inner = p.ipv6()
+    packet = bytearray(a.sealed_ahead(a.suite(), spec, header, inner, 1))
+    changed = packet.replace(b"may change", b"changed it")
+    broken = packet.replace(b"stays", b"stayz")
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW) as way:
+        way.sendto(broken, ("::1", 0))
+        rig_v6.until(lambda: rig_v6.b.engine.stats().pair_drops[B_SPI] == {DropReason.AH_BAD_ICV: 1})
+        way.sendto(changed, ("::1", 0))
+        assert rig_v6.carried(rig_v6.b, 1) == [inner]
+
+
+def test_arbitrary_bytes_end_as_drops_and_leave_the_sa_working(rig: AhRig) -> None:
+    rig.connect()
+    chance = p.SeededRng(7)
+    with witness(OTHER) as stranger:
+        for n in range(200):
+            head = bytes([4, 5, 0, 0]) + B_SPI.to_bytes(4, "big")
+            stranger.sendto(p.ipv4(OTHER, B, AH, (head + chance.random_bytes(n))[:n]), (B, 0))
+        rig.until(lambda: sum(rig.b.engine.stats().drops.values()) == 200)
+    rig.a.send(p.ipv4())
+    assert rig.carried(rig.b, 1) == [p.ipv4()]
+
+
+def test_own_ah_in_the_tun_is_a_loop(rig: AhRig) -> None:
+    rig.connect()
+    rig.a.send(sealed_by(rig, p.ipv4()))
+    rig.until(lambda: rig.drops(rig.a, DropReason.TUN_LOOPED) == 1)
+
+
+def test_socket_that_is_gone_is_a_failed_send(rig: AhRig) -> None:
+    rig.connect()
+    assert isinstance(rig.a.engine, ReferenceEngine | NativeEngine)
+    assert rig.a.engine.remove_socket(A, AH) is rig.raw_sockets[0]
+    rig.a.send(p.ipv4())
+    rig.until(lambda: rig.drops(rig.a, DropReason.SEND_FAILED) == 1)
+
+
+@contextmanager
+def witness(address: str) -> Iterator[socket.socket]:
+    """A raw socket of AH on an address: sees what arrives there, and sends whole packets of any source."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, AH)
+    with sock:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
+        sock.bind((address, 0))
+        yield sock
+
+
+def sealed_by(rig: AhRig, packet: bytes) -> bytes:
+    """Have a seal a packet for b, and keep it from b, whose socket is away meanwhile."""
+    assert isinstance(rig.b.engine, ReferenceEngine | NativeEngine)
+    sock = rig.b.engine.remove_socket(B, AH)
+    assert sock is not None
+    with witness(B) as catcher:
+        rig.a.send(packet)
+        rig.until(lambda: peeked(catcher))
+        sealed = catcher.recv(65535)
+    sock.recv(65535)
+    rig.b.engine.add_socket(B, sock)
+    return sealed
+
+
+def from_b_peer(inner: bytes, sequence: int, *, path: Path) -> bytes:
+    return Ah(a.suite(), a.spec(a.suite(), B_SPI)).seal(inner, path, sequence)
+
+
+def later(packet: bytes, by: int) -> bytes:
+    sequence, = struct.unpack_from(">I", packet, 28)
+    return packet[:28] + struct.pack(">I", sequence + by) + packet[32:]
+
+
+def resized(packet: bytes) -> bytes:
+    return packet[:2] + len(packet).to_bytes(2, "big") + packet[4:]
+
+
+def peeked(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return False

@@ -43,7 +43,7 @@ def theirs(required: bool, *, key: str = PPK) -> dict[str, str]:
 def test_ppk_is_in_the_keys_of_both(world: World, initiator: str, ours: bool, swan: bool) -> None:
     with world.connected(initiator=initiator, ours=ppk(world, required=ours), theirs=theirs(swan)):
         assert eventually(lambda: answers(world.rig.a.host, world.rig.b.host4), within_s=10)
-        assert "PPK" in world.swan.swanctl("--list-sas", "--raw").upper() or "using PPK" in world.swan.log(80)
+        assert "PPK" in world.swan.swanctl("--list-sas", "--raw").upper() or "using PPK" in world.swan.said()
         assert world.same()
 
 

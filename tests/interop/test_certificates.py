@@ -133,7 +133,7 @@ def test_chain_with_an_intermediate_in_fragments(kind: str, initiator: str) -> N
 def test_scheme_with_which_the_peer_signs(pubkey: str, scheme: str) -> None:
     with peers(Certs("rsa2048"), initiator="strongswan", pubkey=pubkey) as (rig, ours, swan):
         ours.wait_up()
-        assert f"(myself) with RSA_EMSA_{scheme}" in swan.log(200)
+        assert f"(myself) with RSA_EMSA_{scheme}" in swan.said()
         assert eventually(lambda: answers(rig.a.host, rig.b.host4), within_s=10)
 
 
@@ -143,7 +143,8 @@ def test_scheme_with_which_the_peer_signs(pubkey: str, scheme: str) -> None:
     ids=["ours expired", "theirs revoked", "another issuer", "no list in strict"])
 def test_certificates_that_do_not_hold_bring_no_tunnel_up(certs: Certs, auth: dict[str, object]) -> None:
     with peers(certs, **auth) as (rig, ours, swan):
-        assert eventually(lambda: "certificate_refused" in ours.log() or "peer_refused_auth" in ours.log(), within_s=10)
+        assert eventually(lambda: any(cause in ours.said() for cause in ("certificate_refused", "peer_refused_auth")),
+                          within_s=10)
         assert swan.installed() == 0
         assert not ours.child_status()["sas"]
         with pytest.raises((CommandError, subprocess.TimeoutExpired)):
@@ -186,5 +187,5 @@ def test_renewed_files_are_taken_by_a_reload_and_shown_in_the_next_handshake() -
         ours.ctl("down", ours.peer)
         ours.ctl("up", ours.peer)
         ours.wait_up()
-        assert eventually(lambda: "CN=renewed" in swan.log(400), within_s=10)
+        assert eventually(lambda: "CN=renewed" in swan.said(), within_s=10)
         assert eventually(lambda: answers(rig.a.host, rig.b.host4), within_s=10)

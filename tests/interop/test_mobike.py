@@ -39,10 +39,14 @@ def test_ike_sa_outlives_a_change_of_address(world: World, initiator: str, mover
 
 @contextmanager
 def moved(node: Node, old: str, new: str, router: str) -> Iterator[None]:
-    """Give a gateway another outside address for a while; it holds both for a moment, as after a new lease."""
+    """Give a gateway another outside address for a while; it holds both for a moment, as after a new lease.
+
+    At no time is it without a path by IPv4: the mover would take the one by IPv6 then, and stay there.
+    """
     def move(gone: str, here: str) -> None:
-        node.ip(f"addr add {here}/24 dev wan0", f"addr del {gone}/24 dev wan0", f"addr replace {here}/24 dev wan0",
-                f"route replace default via {router} dev wan0")
+        node.ip(f"addr add {here}/24 dev wan0", f"route replace default via {router} dev wan0 src {here}",
+                f"addr del {gone}/24 dev wan0")
+    node.sysctl(ipv4__conf__wan0__promote_secondaries=1)        # else the new address would go with the old one
     move(old, new)
     try:
         yield

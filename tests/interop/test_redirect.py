@@ -30,7 +30,7 @@ def test_redirect_of_an_ike_sa_that_is_up_is_followed_as_the_entry_says(world: W
                 assert eventually(world.same, within_s=10)
                 assert ike_spis(world.ours) != before
             else:
-                assert eventually(lambda: "redirect_refused" in world.ours.log(100), within_s=10)
+                assert eventually(lambda: "redirect_refused" in world.ours.said(), within_s=10)
                 assert world.ours.peer_status()["last_error"]["cause"] == "redirect_refused"
                 assert ike_spis(world.ours) == before
             assert eventually(lambda: answers(a.host, b.host4), within_s=10)

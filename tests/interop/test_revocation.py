@@ -93,8 +93,8 @@ def world(revocation: str, data: bytes | None, certs: PublishedCerts, *, remote:
 def test_peer_that_the_fetched_list_names_is_refused(revocation: str) -> None:
     certs = PublishedCerts()
     with world(revocation, certs.list_(revoked=True), certs) as (rig, ours, server):
-        assert eventually(lambda: "was revoked" in ours.log(), within_s=30)
-        assert "certificate_refused" in ours.log()
+        assert eventually(lambda: "was revoked" in ours.said(), within_s=30)
+        assert "certificate_refused" in ours.said()
         assert not ours.child_status()["sas"]
         assert server.asked_by() == {rig.a.wan4}
 
@@ -116,7 +116,7 @@ def test_fetch_carries_our_mark_and_leaves_by_the_wan_below_a_full_tunnel_and_se
 def test_server_that_cannot_be_reached_refuses_in_strict() -> None:
     with world("strict", None, PublishedCerts()) as (_, ours, server):
         server.cut_off()
-        assert eventually(lambda: "revocation is strict" in ours.log(), within_s=30)
+        assert eventually(lambda: "revocation is strict" in ours.said(), within_s=30)
         assert not ours.child_status()["sas"]
 
 
@@ -124,7 +124,7 @@ def test_server_that_cannot_be_reached_is_only_warned_of_if_available() -> None:
     with world("if-available", None, PublishedCerts()) as (rig, ours, server):
         server.cut_off()
         ours.wait_up()
-        assert "revocation_unknown" in ours.log(200)
+        assert "revocation_unknown" in ours.said()
         assert eventually(lambda: answers(rig.a.host, rig.b.host4), within_s=10)
 
 

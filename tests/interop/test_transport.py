@@ -32,7 +32,7 @@ def test_strongswan_takes_our_agreement_to_transport_mode_as_such(world: World) 
     with pytest.raises(CommandError):
         world.swan.initiate(within_s=5)
     assert eventually(lambda: not world.ours.child_status()["sas"], within_s=10)
-    assert "unsupported mode" in world.swan.log()
+    assert "unsupported mode" in world.swan.said()
 
 
 def test_strongswan_that_asks_for_transport_mode_gets_a_tunnel_where_we_have_one(world: World) -> None:

@@ -68,21 +68,16 @@ def test_rekeys_of_both_ends_at_once_leave_one_and_lose_nothing(world: World, ki
 @pytest.mark.parametrize("initiator", ["ipsecd", "strongswan"])
 def test_large_messages_are_fragmented_both_ways(world: World, initiator: str) -> None:
     # Many selectors make IKE_AUTH larger than one datagram (RFC 7383); strongSwan fragments at 1280 too.
-    local, remote = many("10.1", 50), many("10.2", 50)
-    # kernel-libipsec installs a route for each of its selectors, with a source address that must lie inside.
-    inside = [prefix.replace(".0/", ".1/") for prefix in remote[1:]]
-    world.rig.b.gateway.address("lan0", *inside)
+    # All of them on our side: kernel-libipsec installs a route for each pair of selectors, and is slow to remove it.
+    local = many("10.1", 100)
     sides = [world.rig.wan.tap(side) for side in ("wa", "wb")]
     for tap in sides:
         tap.keep("ip[6:2] & 0x3fff != 0 or (udp port 4500 and udp[8:4] = 0)")
-    try:
-        with world.connected(initiator=initiator, local=local, remote=remote):
-            ping(world.rig.a.host, world.rig.b.host4)
-            assert world.same()
-            assert world.ours.peer_status()["ike"][0]["fragmentation"] is True
-            assert all(map(holds_fragments_of_ike_alone, sides))
-    finally:
-        world.rig.b.gateway.ip(*(f"addr del {address} dev lan0" for address in inside))
+    with world.connected(initiator=initiator, local=local, remote=(world.rig.b.prefix4,)):
+        ping(world.rig.a.host, world.rig.b.host4)
+        assert world.same()
+        assert world.ours.peer_status()["ike"][0]["fragmentation"] is True
+        assert all(map(holds_fragments_of_ike_alone, sides))
 
 
 @pytest.mark.parametrize("initiator", ["ipsecd", "strongswan"])
@@ -94,7 +89,7 @@ def test_childless_ike_sa_gets_its_child_in_an_exchange_of_its_own(world: World,
         ping(world.rig.a.host, world.rig.b.host4)
         assert world.same()
         said = "parsed" if sent_by_us else "generating"
-        requests = [line for line in world.swan.log(200).splitlines() if f"{said} IKE_AUTH request 1 [" in line]
+        requests = [line for line in world.swan.said().splitlines() if f"{said} IKE_AUTH request 1 [" in line]
         assert " SA " not in requests[-1]
         assert " AUTH " in requests[-1]
 

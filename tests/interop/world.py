@@ -42,6 +42,8 @@ class World:
         self.settle(**settings)                                                          # type: ignore[arg-type]
         self.swan.load()
         self.swan.end_all()
+        self.swan.mark()
+        self.ours.mark()
 
     def settle(self, *, ike: str = IKE, esp: str = ESP, family: int = 4, start: str = "always",
                ours: Config | None = None, theirs: dict[str, str] | None = None,

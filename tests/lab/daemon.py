@@ -51,6 +51,7 @@ class Ipsecd:
         self.log_file = self.directory / "log"
         self.config: Config = config or (yaml.safe_load(text) if text else default_config(site, peer))
         self._process: subprocess.Popen[bytes] | None = None
+        self._mark = 0
         self.hosts({})
         (self.directory / "resolv.conf").write_text("")
         self._own_paths()
@@ -178,6 +179,14 @@ class Ipsecd:
     def log(self, lines: int = 40) -> str:
         """Return the end of its log."""
         return "\n".join(self.log_file.read_text().splitlines()[-lines:]) if self.log_file.exists() else "(no log)"
+
+    def mark(self) -> None:
+        """Let `said` begin here."""
+        self._mark = len(self.log_file.read_text())
+
+    def said(self) -> str:
+        """Return its log since `mark`."""
+        return self.log_file.read_text()[self._mark:]
 
     def _own_paths(self) -> None:
         """Point what a configuration names outside of itself to this daemon's directory: secrets, state, socket."""

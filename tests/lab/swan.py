@@ -15,7 +15,6 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterable
-from pathlib import Path
 
 from tests.lab.rig import Rig, Site
 from tests.support.netns import CommandError, eventually
@@ -114,6 +113,7 @@ class Swan:
         self._run = rig.directory / f"swan-{site.name}"
         self._child = child
         self._process: subprocess.Popen[bytes] | None = None
+        self._mark = 0
         (self._run / "swanctl").mkdir(parents=True)
         # Copies, because AppArmor profiles name the installed paths and allow those only their usual files.
         self._charon, self._swanctl = (shutil.copy(f"/usr/sbin/{name}", self._run / f"{name}-lab")
@@ -198,8 +198,19 @@ class Swan:
 
     def log(self, lines: int = 40) -> str:
         """Return the end of its log."""
-        path = Path(self._run / "log")
-        return "\n".join(path.read_text().splitlines()[-lines:]) if path.exists() else "(no log)"
+        return "\n".join(self._log_text().splitlines()[-lines:]) or "(no log)"
+
+    def mark(self) -> None:
+        """Let `said` begin here."""
+        self._mark = len(self._log_text())
+
+    def said(self) -> str:
+        """Return its log since `mark`."""
+        return self._log_text()[self._mark:]
+
+    def _log_text(self) -> str:
+        path = self._run / "log"
+        return path.read_text() if path.exists() else ""
 
     def _end(self, how: signal.Signals) -> None:
         assert self._process is not None

@@ -87,8 +87,8 @@ def test_ah_child_behind_a_nat_is_refused_and_says_so_at_both_ends() -> None:
         right.change(lambda c: peer_of(c).update(address=NAT4))
         right.start()
         left.start()
-        assert eventually(lambda: "ah_behind_nat" in left.log(400), within_s=20)
-        line = next(line for line in left.log(400).splitlines() if "ah_behind_nat" in line)
+        assert eventually(lambda: "ah_behind_nat" in left.said(), within_s=20)
+        line = next(line for line in left.said().splitlines() if "ah_behind_nat" in line)
         assert re.search("AH cannot pass a NAT", line)
         assert not answers(rig.a.host, rig.b.host4)
         assert rig.witness.counts()["ah"] == 0

@@ -89,7 +89,7 @@ def test_broken_file_ends_with_78_and_the_guard_of_the_last_policy() -> None:
         reboot(left)
         left.change(lambda c: c["gateway"].update(interfce="ipsec0"))
         assert left.run_to_end("--config", str(left.file)) == 78
-        assert "interfce" in left.log()
+        assert "interfce" in left.said()
         rig.witness.strangers()
         with LeakProbe(rig.a, rig.b):
             assert not answers(rig.a.host, rig.b.host4)

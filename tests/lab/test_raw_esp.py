@@ -87,7 +87,7 @@ def test_raw_tunnel_behind_a_nat_goes_in_udp_and_says_so() -> None:
         ping(rig.a.host, rig.b.host4)
         for daemon in (left, right):
             assert daemon.child_status()["sas"][0]["encapsulation"] == "udp"
-            assert "esp_in_udp" in daemon.log(400)
+            assert "esp_in_udp" in daemon.said()
         assert rig.witness.counts()["raw_esp"] == 0
 
 

@@ -213,7 +213,7 @@ def test_changed_address_moves_the_same_ike_sa_with_its_children(world: World) -
         assert eventually(lambda: SECOND_WAN in world.left.said(), within_s=5)
         before = ike_spis(world.left), spis(world.left)
         rig.a.gateway.ip("route replace default via 192.0.9.254 dev wan1", "addr del 192.0.2.1/24 dev wan0")
-        assert world.heals(PATH_S) < 2
+        world.heals(2)
         assert (ike_spis(world.left), spis(world.left)) == before
         assert world.left.peer_status()["local_address"].startswith(SECOND_WAN)
 

@@ -49,7 +49,7 @@ class Operated:
     def start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             process = self.node.popen(str(BIN / "ipsecd"), "--config", str(self.file), stderr=log)
-        assert eventually(lambda: self.ctl("events").returncode == 0, within_s=15), self.log.read_text()
+        assert eventually(lambda: self.ctl("events").returncode == 0, within_s=30), self.log.read_text()
         return process
 
     def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:

@@ -49,6 +49,7 @@ class Operated:
     def start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             process = self.node.popen(str(BIN / "ipsecd"), "--config", str(self.file), stderr=log)
+        assert eventually((self.directory / "c.sock").is_socket, within_s=30), self.log.read_text()
         assert eventually(lambda: self.ctl("events").returncode == 0, within_s=30), self.log.read_text()
         return process
 

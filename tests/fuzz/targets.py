@@ -30,8 +30,7 @@ from ipsecd.ike.crypto.public_keys import import_private_key
 from ipsecd.ike.crypto.revocation import Status, crl_status, ocsp_status
 from ipsecd.ike.crypto.signatures import Signature, verify
 from ipsecd.ike.wire import rules
-from ipsecd.ike.wire.message import ClearMessage, build_payloads, names, parse_payloads, split
-from ipsecd.ike.wire.notify import cookie
+from ipsecd.ike.wire.message import build_payloads, names, parse_payloads
 from ipsecd.ike.wire.payloads import MAX_ID_BYTES
 from ipsecd.ipsec import ip
 from ipsecd.ipsec.dataplane import Dataplane
@@ -44,6 +43,7 @@ from ipsecd.reports import ChildRequest
 from ipsecd.sa import ChildKey, Endpoint, Path
 from ipsecd.secret import Secret
 from tests.support import esp_packets as p
+from tests.support.codec import take_datagram
 from tests.support.exchange import A, B, policy_a
 from tests.support.mallory import Mallory, Victim, child_payloads, rekey_notify
 from tests.support.pki import WALL_NOW, authority, issue, key
@@ -65,14 +65,7 @@ class Target:
 
 def wire(data: bytes) -> None:
     """Do all that the codec does for a datagram, and for a chain whose first type is the first byte."""
-    try:
-        found = split(data)
-        chain = found.payloads if isinstance(found, ClearMessage) else found.clear_payloads
-        names(chain)
-        cookie(chain)
-        rules.check(found.header.exchange, found.header.is_response, chain)
-    except (WireError, PeerError):
-        pass
+    take_datagram(data)
     try:
         inner = parse_payloads(data[0] if data else 0, data[1:])
     except WireError:

@@ -308,14 +308,13 @@ class Session:
 
     def supersede(self, child: ChildSa, failure: Failure, now: float) -> None:
         """Report a pair gone that receives a little longer, because a pair of another IKE SA serves its slot."""
-        child.move(ChildState.REPLACED)
         self.linger(child, now)
-        self._report_gone(child, failure)
+        self._lost(child, failure)
 
-    def has_sender(self, child: ChildSa) -> bool:
-        """Return whether another pair sends for the slot of a child, on this IKE SA or another of the peer."""
+    def has_sender(self, child: ChildSa, *, elsewhere: bool = False) -> bool:
+        """Return whether another pair sends for the slot of a child, on another IKE SA of the peer or also on this."""
         found = self.host.same_slot(self.peer.name, child.policy.key, child.pair.slot, but=child.spi_in)
-        return next(found, None) is not None
+        return any(not elsewhere or spi not in self.children for spi in found)
 
     def remove(self, child: ChildSa, failure: Failure | None = None) -> None:
         """Take a pair out of the engine; report it gone with `failure` unless a successor carries on."""
@@ -326,8 +325,8 @@ class Session:
         self.timers.cancel(Timer(TimerKind.REMOVE_CHILD, child.spi_in))
         del self.children[child.spi_in]
         self.output(RemoveSa(child.spi_in))
-        if child.successor is None and child.replaces is None and failure is not None:
-            self._report_gone(child, failure)
+        if failure is not None:
+            self._lost(child, failure)
 
     def refuse(self, request: ChildRequest, failure: Failure, *, single_pair: bool = False) -> None:
         """Report a pair that was asked for and not made."""
@@ -358,7 +357,10 @@ class Session:
             child.moved_to(way)
             self.output(UpdatePath(child.spi_in, child.pair.path))
 
-    def _report_gone(self, child: ChildSa, failure: Failure) -> None:
+    def _lost(self, child: ChildSa, failure: Failure) -> None:
+        """Report a pair gone unless a successor carries on, or it is such a one that never did."""
+        if child.successor is not None or child.replaces is not None:
+            return
         key, slot = child.policy.key, child.pair.slot
         self.output(ChildGone(self.handle, key, slot, child.spi_in, failure))
         self.emit(ChildSaDown(self.peer.name, key.child, f"{child.spi_in:08x}", failure))

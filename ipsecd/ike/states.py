@@ -92,8 +92,9 @@ class ChildState(Enum):
 
 
 CHILD_TRANSITIONS: dict[ChildState, tuple[ChildState, ...]] = {
-    ChildState.ARRIVING: (ChildState.UP, ChildState.DELETING, ChildState.GONE),
-    ChildState.UP: (ChildState.REKEYING, ChildState.REPLACED, ChildState.DELETING, ChildState.GONE),
+    ChildState.ARRIVING: (ChildState.UP, ChildState.DELETING, ChildState.LINGERING, ChildState.GONE),
+    ChildState.UP: (ChildState.REKEYING, ChildState.REPLACED, ChildState.DELETING, ChildState.LINGERING,
+                    ChildState.GONE),
     ChildState.REKEYING: (ChildState.UP, ChildState.DOOMED, ChildState.REPLACED, ChildState.DELETING,
                           ChildState.LINGERING, ChildState.GONE),
     ChildState.DOOMED: (ChildState.LINGERING, ChildState.GONE),

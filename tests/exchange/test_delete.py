@@ -7,7 +7,7 @@ import pytest
 from ipsecd.causes import Cause
 from ipsecd.ike.consts import ExchangeType
 from ipsecd.reports import ChildGone, IkeGone
-from tests.support.exchange import Two, policy_a, policy_b
+from tests.support.exchange import Two, ike_policy, policy_a, policy_b
 from tests.support.sim import Host, exchange, sent_by
 
 INFO = ExchangeType.INFORMATIONAL
@@ -113,3 +113,22 @@ def test_one_child_goes_and_the_others_stay() -> None:
     delete_child(two, two.a)
     two.net.run(1)
     two.check(children=1)
+
+
+def test_pair_that_the_peer_just_made_receives_until_the_delete_of_its_ike_sa_is_answered() -> None:
+    # DL-06, RFC 7296 2.8: A sends on the pair that its rekey made once it has our response, whatever we do with it.
+    two = Two(policy_a(ike=ike_policy(unique="never")), policy_b(ike=ike_policy(unique="never")))
+    two.establish()
+    first, old = two.b.endpoint.views()[0].handle, two.pair(two.b)
+    two.initiate(two.a)
+    two.net.run(1)
+    before = set(two.b.pairs)
+    two.a.endpoint.rekey_child(next(p.outbound.spi for p in two.b.pairs.values() if p.spi_in == old), two.net.now)
+    two.net.run_until(lambda: len(two.b.pairs) == 3, limit_s=1)
+    arriving, = set(two.b.pairs) - before
+    two.b.endpoint.delete_ike(first, two.net.now, Cause.OPERATOR)
+    two.net.run(0.015)                  # A has the response, and not yet the Delete
+    assert {old, arriving} < set(two.b.pairs)
+    two.net.run(1)
+    two.check(children=1)
+    assert [gone.spi_in for gone in two.b.reports(ChildGone)] == [old]

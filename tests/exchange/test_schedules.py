@@ -31,6 +31,11 @@ def test_gateways_agree_after_tens_of_thousands_of_random_schedules() -> None:
     # An IKE SA is closed while both rekey it: the peer may have moved to the one that its own rekey made.
     (2001355, [("settle",), ("settle",), ("renew", "b", "voice", 8, 0.02), ("rekey", "a", "voice"),
                ("rekey", "b", "voice"), ("rekey_ike", "a", "voice", 12, 0.3), ("rekey_ike", "b"), ("settle",)]),
+    # An IKE SA that a newer one replaced is closed while its Delete waits, with a pair that the peer just made on it.
+    (3000009, [("down", "a", "lan", 15, 0.02), ("settle",), ("rekey", "b", "lan", 12, 0.005),
+               ("ping", "a", "lan", 5, 2.5), ("delete", "b", "voice", 13, 0.05), ("down", "a", "lan", 1, 0.3),
+               ("rekey_ike", "a", "lan", 2, 0.02), ("settle",), ("renew", "b", "lan", 9, 0.3),
+               ("rekey", "a", "lan", 15, 0.01), ("rekey", "b"), ("settle",)]),
 ])
 def test_gateways_agree_after_schedules_that_once_failed(seed: int, steps: list[tuple[object, ...]]) -> None:
     replay(seed, steps)

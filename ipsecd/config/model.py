@@ -145,8 +145,9 @@ class IkeKeys(Keys):
                                              "it so.", d.CHILDLESS)
     reauth_time: f.ReauthTime | None = _key(
         "Both ends prove themselves anew after this, +-10 %: a new IKE SA with new children is made before the old one "
-        "is deleted, which ends 10 % (at least 180 s) later in any case. Only toward peers with an `address`; the "
-        "others re-authenticate by themselves.", "never", "time")
+        "is deleted, which ends 10 % (at least 180 s) later in any case. A peer without an `address`, which we cannot "
+        "call, is told the time and comes back by itself (RFC 4478); where it does not, it is cut off then.", "never",
+        "time")
     unique: f.UniqueWord | None = _key(
         "A new IKE SA of the same identity replaces the old one; is kept beside it, unless the peer says that it knows "
         "no other (INITIAL_CONTACT); is kept even then; or is refused while the old one lives.", d.UNIQUE)

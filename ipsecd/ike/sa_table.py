@@ -24,6 +24,7 @@ from ipsecd.ike.remotes import Remotes
 from ipsecd.ike.session import IkeCrypto, Session, Timer, TimerKind
 from ipsecd.ike.sizing import PathSizes
 from ipsecd.ike.states import ChildState, Established, InitAnswered
+from ipsecd.ike.tasks.auth_lifetime import TellLifetime
 from ipsecd.ike.tasks.ike_auth import address_identity
 from ipsecd.ike.tasks.signature_support import certificate_request, hash_payloads
 from ipsecd.ike.tickets import Tickets
@@ -180,7 +181,7 @@ class SaTable:
         new = Session(self, old.peer, crypto, handle=old.handle, path=old.path, nat=old.nat, state=Established(now),
                       now=now)
         new.nonces, new.local_id, new.remote_id = nonces, old.local_id, old.remote_id
-        new.authenticated_at, new.gateway = old.authenticated_at, old.gateway
+        new.authenticated_at, new.reauth_by, new.gateway = old.authenticated_at, old.reauth_by, old.gateway
         new.child_ke, new.opened_at, new.predecessor = old.child_ke, None, old
         sa = IkeSa(new, fragmentation=self.sas[old.crypto.own_spi].fragmentation)
         self.add(sa)
@@ -328,10 +329,12 @@ class SaTable:
             peer = renewed(session.peer, entry) if session.peer.entry else entry
             if peer is None or peer == session.peer:
                 continue
-            session.peer = peer
+            told_s, session.peer = session.peer.ike.reauth_s, peer
             self.touched.append(sa)
             if session.in_charge and session.life is not None:
                 session.rearm(now)
+                if peer.ike.reauth_s != told_s:
+                    session.enqueue(TellLifetime(session))
             for child in session.children.values():
                 wanted = peer.child(child.policy.key.child)
                 if wanted is not None and wanted != child.policy and child.state is ChildState.UP:

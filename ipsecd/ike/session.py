@@ -143,6 +143,8 @@ class Session:
         self.remote_id: Identity | None = None
         self.authenticated_at = now             # rekeying does not renew it
         self.life: Lifetime | None = None
+        self.proof: Lifetime | None = None      # of the proofs of identity, where they count for a time only
+        self.reauth_by = math.inf               # when we authenticate anew because the peer wants it (RFC 4478)
         self.children: dict[int, ChildSa] = {}
         self.queue: deque[Task] = deque()
         self.active: Task | None = None
@@ -214,25 +216,27 @@ class Session:
 
     def rearm(self, now: float) -> None:
         """Compute lifetime and liveness check from the policy and the age; what has passed comes due at once."""
-        life = self.life = lifetime(self.host.rng, since=self.since, soft_s=self.peer.ike.lifetime_s)
-        expires_at = min(life.expires_at, self._arm_reauth(now))
+        rng, ike = self.host.rng, self.peer.ike
+        life = self.life = lifetime(rng, since=self.since, soft_s=ike.lifetime_s)
+        proof = lifetime(rng, since=self.authenticated_at, soft_s=ike.reauth_s) if ike.reauth_s else None
+        self.proof, expires_at = proof, min(life.expires_at, proof.expires_at if proof else math.inf)
+        self.arm_reauth(now)
         for kind, at in ((TimerKind.REKEY_IKE, life.rekey_at), (TimerKind.EXPIRE_IKE, expires_at)):
             self.timers.arm(Timer(kind), max(at, now), kind.value)
-        if self.peer.ike.dpd_s > 0:
+        if ike.dpd_s > 0:
             # Due at once only to be put off to where the last proof of life says: the interval may be a new one.
             self.timers.arm(Timer(TimerKind.LIVENESS), now, TimerKind.LIVENESS.value)
         else:
             self.timers.cancel(Timer(TimerKind.LIVENESS))
 
-    def _arm_reauth(self, now: float) -> float:
-        """Arm the time to authenticate anew, where we can call the peer; return when the old proof is good no more."""
+    def arm_reauth(self, now: float) -> None:
+        """Arm the time to authenticate anew, ours or the peer's, where we can call the peer."""
         timer = Timer(TimerKind.REAUTH)
-        if not (self.peer.ike.reauth_s and self.peer.addresses):
+        at = min(self.reauth_by, self.proof.rekey_at if self.proof else math.inf)
+        if at < math.inf and self.peer.addresses:
+            self.timers.arm(timer, max(at, now), timer.kind.value)
+        else:
             self.timers.cancel(timer)
-            return math.inf
-        proof = lifetime(self.host.rng, since=self.authenticated_at, soft_s=self.peer.ike.reauth_s)
-        self.timers.arm(timer, max(proof.rekey_at, now), timer.kind.value)
-        return proof.expires_at
 
     def enqueue(self, task: Task, *, first: bool = False) -> None:
         """Queue a request of ours; where too many wait, tell the task and the operator.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from ipsecd.causes import Cause
-from ipsecd.events import IkeAttemptFailed, IkeSaUp
-from ipsecd.ike.consts import ExchangeType
-from ipsecd.reports import ChildUp, IkeFailed
+from ipsecd.events import IkeAttemptFailed, IkeSaDown, IkeSaUp
+from ipsecd.ike.consts import ExchangeType, NotifyType
+from ipsecd.ike.tasks.auth_lifetime import MIN_REAUTH_S
+from ipsecd.ike.wire.notify import NotifyPayload
+from ipsecd.reports import ChildUp, IkeFailed, ReauthDue
 from tests.support.exchange import Two, ike_policy, policy_a, policy_b
 from tests.support.gateways import Pair, without_address
+from tests.support.mallory import Mallory, Victim
 from tests.support.sim import exchange
 
 REAUTH_S = 1000.0
@@ -46,8 +49,9 @@ def test_reauthentication_makes_everything_anew_before_the_old_goes(unique: str,
 def test_rekeying_does_not_put_reauthentication_off() -> None:
     pair = Pair(policy_a(ike=ike_policy(reauth_s=REAUTH_S, lifetime_s=300)))
     pair.start()
+    before = len(pair.a.events(IkeSaUp))
     pair.net.run(1150)
-    assert len([e for e in pair.a.events(IkeSaUp) if e.role == "initiator"]) == 2
+    assert len(pair.a.events(IkeSaUp)) == before + 1
     pair.check("lan")
 
 
@@ -66,12 +70,69 @@ def test_reauthentication_that_fails_leaves_the_old_up_until_its_proof_is_too_ol
     pair.check("lan")
 
 
-def test_end_that_only_listens_waits_for_the_other_to_reauthenticate() -> None:
-    pair = Pair(policy_a(), without_address(policy_b(ike=ike_policy(reauth_s=100))))
+def listening(pair_of: str = "lan", *, reauth_s: float = REAUTH_S, **ike: object) -> Pair:
+    """B cannot call A, and wants it to prove itself anew; A has no such policy of its own."""
+    return Pair(policy_a(pair_of, ike=ike_policy(**ike)),
+                without_address(policy_b(pair_of, ike=ike_policy(reauth_s=reauth_s, **ike))))
+
+
+@pytest.mark.parametrize("lifetime_s", [14400, 300])
+def test_initiator_reauthenticates_before_the_time_that_the_responder_gives(lifetime_s: float) -> None:
+    pair = listening(lifetime_s=lifetime_s)
     pair.start()
-    pair.net.run(2000)
+    authenticated = pair.net.now
+    pair.net.run_until(lambda: len(pair.a.events(IkeSaUp)) == 2, limit_s=REAUTH_S)
+    assert 0.78 * REAUTH_S < pair.net.now - authenticated < 0.92 * REAUTH_S
+    watched(pair, 2, "lan")
+    pair.net.run(20)
     pair.check("lan")
-    assert len(pair.b.events(IkeSaUp)) == 1
+    assert [e.role for e in pair.a.events(IkeSaUp)] == ["initiator"] * 2
+
+
+def test_end_that_only_listens_cuts_off_whoever_does_not_reauthenticate() -> None:
+    pair = listening()
+    pair.start()
+    pair.net.drop(exchange(ExchangeType.IKE_SA_INIT))
+    pair.net.run(REAUTH_S * 0.9 + 100)
+    assert pair.sends(pair.b, "lan")
+    pair.net.run(REAUTH_S * 0.2 + 100)
+    assert not [v for v in pair.a.endpoint.views() + pair.b.endpoint.views() if v.state == "Established"]
+    assert pair.b.last_event(IkeSaDown).failure.cause is Cause.EXPIRED
+    pair.net.heal()
+    pair.net.run(60)
+    pair.check("lan")
+
+
+def test_reload_of_the_listening_end_tells_the_new_time() -> None:
+    pair = listening(reauth_s=0.0)
+    pair.start()
+    pair.net.run(100)
+    pair.reload(pair.b, without_address(policy_b(ike=ike_policy(reauth_s=REAUTH_S))))
+    pair.net.run_until(lambda: len(pair.a.events(IkeSaUp)) == 2, limit_s=REAUTH_S)
+    assert 0.78 * REAUTH_S < pair.net.now - 1000 < 0.92 * REAUTH_S + 100
+    pair.net.run(20)
+    pair.check("lan")
+
+
+def test_peer_that_wants_a_proof_at_every_moment_gets_one_now_and_then() -> None:
+    pair = listening(reauth_s=1.0)
+    pair.start()
+    pair.net.run(100)
+    assert 8 <= len(pair.a.events(IkeSaUp)) <= 100 / MIN_REAUTH_S + 2
+    pair.check("lan")
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\0\0", b"\0\0\0\0\0"])
+def test_time_of_a_proof_that_is_no_number_is_passed_over(data: bytes) -> None:
+    victim = Victim(policy_a())
+    mallory = Mallory(victim)
+    mallory.login()
+    assert mallory.request(ExchangeType.INFORMATIONAL, NotifyPayload(NotifyType.AUTH_LIFETIME, data)) == ()
+    victim.wait(100)
+    assert not [e for e in victim.log if isinstance(e, ReauthDue)]
+    mallory.request(ExchangeType.INFORMATIONAL, NotifyPayload(NotifyType.AUTH_LIFETIME, bytes(4)))
+    victim.wait(1)
+    assert len([e for e in victim.log if isinstance(e, ReauthDue)]) == 1
 
 
 def second_attempt(unique: str, *, restarted: bool) -> Two:

@@ -25,6 +25,7 @@ from ipsecd.ike.session import Session
 from ipsecd.ike.states import ChildState
 from ipsecd.ike.steps import Steps
 from ipsecd.ike.tasks.addresses import agree_mobility, offer_mobility
+from ipsecd.ike.tasks.auth_lifetime import take_lifetime, tell_lifetime
 from ipsecd.ike.tasks.auth_methods import check, method_name, prove, unproven, verify_mac
 from ipsecd.ike.tasks.child_create import ChildCreate, is_single_pair
 from ipsecd.ike.tasks.child_exchange import (
@@ -115,6 +116,7 @@ class AuthRequest(Task):
         take_token(session, response.payloads)
         session.authenticated(remote, local_identity(session.peer, session), now, proved_at=proved_at(self._init, now))
         take_ticket(session, response.payloads, now)
+        take_lifetime(session, response.payloads, now)
         warn_unused(session, keyed)
         if sent_on(session, response.payloads, self.exchange):
             return                  # RFC 5685 6: no child comes along; the other gateway is asked for all of them
@@ -223,7 +225,7 @@ class AuthAnswer(Answer):
         warn_unused(session, keyed)
         confirmation = (NotifyPayload(NotifyType.PPK_IDENTITY),) if keyed.used else ()
         told = (*(offer_mobility(session) if session.mobility else ()), *tell_token(session),
-                *answer_ticket(session, request.payloads, now))
+                *answer_ticket(session, request.payloads, now), *tell_lifetime(session, now))
         return (id_r, *proof.certs, proof.auth, *self._child(request, now, at_once=contact), *told, *confirmation)
 
     def _verify(self, request: OpenedMessage, now: float) -> Steps[tuple[Identity, Keyed, float]]:

@@ -11,6 +11,7 @@ from ipsecd.ike.session import Session
 from ipsecd.ike.states import ChildState
 from ipsecd.ike.steps import Steps
 from ipsecd.ike.tasks.addresses import answer_addresses
+from ipsecd.ike.tasks.auth_lifetime import take_lifetime
 from ipsecd.ike.tasks.child_create import ChildCreate
 from ipsecd.ike.tasks.child_rekey import ChildRekey, arrive, rekey_of
 from ipsecd.ike.tasks.crash_detection import take_token
@@ -32,6 +33,7 @@ class InformationalAnswer(Answer):
         """Return D with the reverse SPIs of the pairs that go, or nothing."""
         yield from ()
         take_token(self.session, request.payloads)
+        take_lifetime(self.session, request.payloads, now)
         about = answer_addresses(self.session, request, now)
         deletes = [p for p in request.payloads if isinstance(p, DeletePayload)]
         if any(d.protocol == ProtocolId.IKE for d in deletes):

@@ -53,6 +53,7 @@ class Dataplane:
         self._rng = rng
         self._interfaces: dict[str, str | None] = {}
         self.flows: dict[str, dict[FlowKey, Pair]] = {}    # of each device: pairs that flows were routed to
+        self._known: dict[Pair, bool] = {}         # those that know inbound flows
         self._inner_mtus: Mapping[ChildKey, int] = {}
         self._reports: list[reports.Report] = []
         self._unknown_since, self._unknown_count = 0.0, 0
@@ -131,8 +132,9 @@ class Dataplane:
     def _forget_flows(self) -> None:
         for flows in self.flows.values():
             flows.clear()
-        for pair in self.sad.by_spi.values():
+        for pair in self._known:
             pair.flows.clear()
+        self._known.clear()
 
     # Outbound
 
@@ -161,8 +163,8 @@ class Dataplane:
         headers = ip.parse(packet)
         if isinstance(headers, Fault):
             return None
-        flow = outbound_flow(headers)
-        return next((pair for pair in self.sad.sending(child) if pair.selects(flow)), None)
+        found = self.sad.choose(child, outbound_flow(headers))
+        return found if isinstance(found, Pair) else None
 
     def seal(self, pair: Pair, packet: bytes, now: float, *, dummy: bool = False) -> bytes | DropReason:
         """Return the ESP packet, or the IP packet with AH, to be sent over `pair.path`; of a dummy the size counts."""
@@ -232,13 +234,7 @@ class Dataplane:
             return DropReason.OUTBOUND_FRAGMENT if hidden else DropReason.SPD_NO_MATCH, None
         if entry.action is not Action.PROTECT or entry.child is None:
             return (DropReason.SPD_DISCARD if entry.action is Action.DISCARD else DropReason.SPD_BYPASS_IN_TUN), None
-        pairs = self.sad.sending(entry.child)
-        for pair in pairs:
-            if pair.selects(flow):
-                return pair, entry.child
-        if any(pair.hides_ports(flow) for pair in pairs):
-            return DropReason.OUTBOUND_FRAGMENT, entry.child
-        return DropReason.OUTSIDE_NEGOTIATED if pairs else DropReason.NO_SA, entry.child
+        return self.sad.choose(entry.child, flow), entry.child
 
     def _acquire(self, child: ChildKey, packet: bytes, now: float) -> None:
         if self.held.should_acquire(child, now):
@@ -362,6 +358,7 @@ class Dataplane:
             if len(pair.flows) >= MAX_PAIR_FLOWS:
                 pair.flows.clear()
             pair.flows[key] = True
+            self._known[pair] = True
         return headers.length
 
     def _is_error_about(self, pair: Pair, packet: bytes, headers: Headers) -> bool:

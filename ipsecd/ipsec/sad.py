@@ -16,6 +16,7 @@ from ipsecd.ipsec.lifetime import (
     Meter,
 )
 from ipsecd.ipsec.replay import ReplayWindow
+from ipsecd.ipsec.slots import Slots
 from ipsecd.ipsec.transport import Rebuilder
 from ipsecd.rng import Rng
 from ipsecd.sa import ChildKey, SaPair, SaStats
@@ -94,7 +95,7 @@ class Sad:
         self.by_spi: dict[int, Pair] = {}
         self.esp: dict[int, Pair] = {}             # of them those of ESP: an SPI belongs to a protocol (RFC 4301 4.1)
         self.ah: dict[int, Pair] = {}
-        self._sending: dict[ChildKey, dict[int, Pair]] = {}
+        self._sending: dict[ChildKey, Slots[Pair]] = {}
 
     def install(self, pair: Pair) -> None:
         """Accept what arrives on the pair; sending waits for `use`.  A pair of the same inbound SPI is replaced."""
@@ -107,9 +108,9 @@ class Sad:
         pair = self.by_spi.get(spi_in)
         if pair is None or pair.child != child:
             return False
-        slots = self._sending.setdefault(child, {})
-        slots[pair.slot] = pair
-        self._sending[child] = dict(sorted(slots.items()))
+        if child not in self._sending:
+            self._sending[child] = Slots()
+        self._sending[child].set(pair)
         return True
 
     def remove(self, spi_in: int) -> Pair | None:
@@ -118,13 +119,21 @@ class Sad:
         if pair is None:
             return None
         del (self.esp if pair.ah is None else self.ah)[spi_in]
-        slots = self._sending.get(pair.child, {})
-        if slots.get(pair.slot) is pair:
-            del slots[pair.slot]
+        slots = self._sending.get(pair.child)
+        if slots is not None:
+            slots.remove(pair)
             if not slots:
                 del self._sending[pair.child]
         return pair
 
-    def sending(self, child: ChildKey) -> list[Pair]:
-        """Return the pairs that a child sends on, in order of their slots."""
-        return list(self._sending.get(child, {}).values())
+    def choose(self, child: ChildKey, flow: spd.Flow) -> Pair | DropReason:
+        """Return the pair of a child that a flow goes on, or why there is none."""
+        slots = self._sending.get(child)
+        if slots is None:
+            return DropReason.NO_SA
+        pairs = slots.candidates(flow)
+        for pair in pairs:
+            if pair.selects(flow):
+                return pair
+        hidden = any(pair.hides_ports(flow) for pair in pairs)
+        return DropReason.OUTBOUND_FRAGMENT if hidden else DropReason.OUTSIDE_NEGOTIATED

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from ipsecd.ipsec.ip import Headers
 from ipsecd.policy import SpdEntry
 from ipsecd.selectors import TrafficSelector
+
+T = TypeVar("T")
+Sides = tuple[Sequence[TrafficSelector], Sequence[TrafficSelector]]     # local and remote selectors
 
 
 class Flow(NamedTuple):
@@ -61,11 +64,11 @@ class Spd:
 
     def __init__(self, entries: Sequence[SpdEntry]) -> None:
         self.entries = tuple(entries)
-        self._index = {version: _AddressIndex(self.entries, version) for version in (4, 6)}
+        self._index = SelectorIndex(self.entries, [(entry.local, entry.remote) for entry in self.entries])
 
     def lookup(self, flow: Flow, interface: str | None) -> SpdEntry | None:
         """Return the first entry that takes the flow, or None.  `interface` is where the packet came from, if known."""
-        for entry in self._index[flow.version].candidates(flow):
+        for entry in self._index.candidates(flow):
             if entry.interface in (None, interface) and selects(entry.local, entry.remote, flow):
                 return entry
         return None
@@ -73,33 +76,43 @@ class Spd:
     def hidden_ports_matter(self, flow: Flow, interface: str | None) -> bool:
         """Return whether some entry would take the flow if its ports could be seen."""
         return any(entry.interface in (None, interface) and selects_but_for_ports(entry.local, entry.remote, flow)
-                   for entry in self._index[flow.version].candidates(flow))
+                   for entry in self._index.candidates(flow))
 
 
-class _AddressIndex:
-    """Entries by the address ranges of one side, for one family."""
+class SelectorIndex(Generic[T]):
+    """Finds in a list of things those whose selectors (local, remote) may take a flow, in order; never changed."""
 
-    def __init__(self, entries: tuple[SpdEntry, ...], version: int) -> None:
-        local = [(ts.low, ts.high + 1, n) for n, e in enumerate(entries) for ts in e.local if ts.version == version]
-        remote = [(ts.low, ts.high + 1, n) for n, e in enumerate(entries) for ts in e.remote if ts.version == version]
+    def __init__(self, things: Sequence[T], selectors: Sequence[Sides]) -> None:
+        self._by_version = {version: _AddressIndex(things, selectors, version) for version in (4, 6)}
+
+    def candidates(self, flow: Flow) -> tuple[T, ...]:
+        """Return, in order, those whose selectors hold the flow's address on the side by which they are indexed."""
+        return self._by_version[flow.version].candidates(flow)
+
+
+class _AddressIndex(Generic[T]):
+    """The same by the address ranges of one side, for one family."""
+
+    def __init__(self, things: Sequence[T], selectors: Sequence[Sides], version: int) -> None:
+        local, remote = ([(ts.low, ts.high + 1, number) for number, sides in enumerate(selectors)
+                          for ts in sides[side] if ts.version == version] for side in (0, 1))
         self._by_remote = len({r[:2] for r in remote}) >= len({r[:2] for r in local})
-        self._starts, self._entries = _slices(remote if self._by_remote else local, entries)
+        self._starts, self._found = _slices(remote if self._by_remote else local, things)
 
-    def candidates(self, flow: Flow) -> tuple[SpdEntry, ...]:
-        """Return, in order, the entries whose indexed side holds the flow's address."""
+    def candidates(self, flow: Flow) -> tuple[T, ...]:
+        """See `SelectorIndex`."""
         at = bisect_right(self._starts, flow.remote if self._by_remote else flow.local)
-        return self._entries[at - 1] if at else ()
+        return self._found[at - 1] if at else ()
 
 
-def _slices(ranges: list[tuple[int, int, int]], entries: tuple[SpdEntry, ...]
-            ) -> tuple[list[int], list[tuple[SpdEntry, ...]]]:
-    """Cut the address space where any range begins or ends; neighbours with the same entries share their tuple."""
+def _slices(ranges: list[tuple[int, int, int]], things: Sequence[T]) -> tuple[list[int], list[tuple[T, ...]]]:
+    """Cut the address space where any range begins or ends."""
     changes: dict[int, list[tuple[int, int]]] = {}
     for low, end, number in ranges:
         changes.setdefault(low, []).append((number, 1))
         changes.setdefault(end, []).append((number, -1))
     starts: list[int] = []
-    found: list[tuple[SpdEntry, ...]] = []
+    found: list[tuple[T, ...]] = []
     active: dict[int, int] = {}
     for at in sorted(changes):
         for number, step in changes[at]:
@@ -107,7 +120,7 @@ def _slices(ranges: list[tuple[int, int, int]], entries: tuple[SpdEntry, ...]
             if not active[number]:
                 del active[number]
         starts.append(at)
-        found.append(tuple(entries[number] for number in sorted(active)))
+        found.append(tuple(things[number] for number in sorted(active)))
     return starts, found
 
 

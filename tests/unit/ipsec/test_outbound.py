@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from ipsecd.drops import DropReason
+from ipsecd.ipsec import ip
 from ipsecd.ipsec.dataplane import ACQUIRE_BYTES, MAX_FLOWS, Dataplane
 from ipsecd.ipsec.lifetime import LAST_EXTENDED_SEQUENCE, LAST_SEQUENCE, SOFT_SEQUENCE
 from ipsecd.ipsec.reports import Acquire, HardLifetime, SoftLifetime
 from ipsecd.ipsec.sad import Pair
+from ipsecd.ipsec.slots import Slots, Slotted
+from ipsecd.ipsec.spd import outbound_flow
 from ipsecd.policy import Action, SpdEntry
 from ipsecd.sa import ChildKey, SaPair, Volume
 from ipsecd.selectors import ANY_PORTS
@@ -104,6 +107,29 @@ def test_flow_cache_is_bounded() -> None:
     for n in range(MAX_FLOWS + 10):
         assert verdict(plane, p.ipv4(payload=p.udp(n % 65536, n >> 16))) == 0x1000
     assert max(len(flows) for flows in plane.flows.values()) <= MAX_FLOWS
+
+
+def test_pair_of_a_flow_is_found_without_a_look_at_all_others() -> None:
+    def of_remote(number: int) -> SaPair:
+        network = (f"10.2.{number}.0/24",)
+        return p.pair(spi_in=0x1000 + number, spi_out=0x2000 + number, slot=number, remote=p.selectors(network))
+
+    def packet(number: int) -> bytes:
+        return p.ipv4(destination=f"10.2.{number}.1")
+    plane = plane_of(entry(), pairs=tuple(map(of_remote, reversed(range(200)))))
+    slots: Slots[Slotted] = Slots()
+    for number in reversed(range(200)):
+        slots.set(Pair(of_remote(number), p.SeededRng(), 0))
+    for number in range(200):
+        headers = ip.parse(packet(number))
+        assert isinstance(headers, ip.Headers)
+        assert [pair.slot for pair in slots.candidates(outbound_flow(headers))] == [number]
+        assert verdict(plane, packet(number)) == 0x1000 + number
+    plane.remove_sa(0x1000 + 77)
+    assert verdict(plane, packet(77)) is DropReason.OUTSIDE_NEGOTIATED
+    plane.install_sa(of_remote(77))
+    plane.use_outbound(p.CHILD, 0x1000 + 77, 1.0)
+    assert verdict(plane, packet(77)) == 0x1000 + 77
 
 
 def test_slots_are_tried_in_order_and_the_first_that_selects_carries() -> None:

@@ -146,11 +146,10 @@ class CertificateFiles:
         if source.private_key is None:
             self._problems.error(location, "found no private_key; expected gateway.private_key, or one here")
             return _NOT_READ
-        if source.private_key.startswith(SCHEME):
-            self._problems.error(location, "found a bare public key whose private key is in a token; expected a file, "
-                                           "or certificates")
-            return _NOT_READ
-        key = self._private_key(location if own else ("gateway",), source.private_key, source.passphrase_file)
+        at, named = location if own else ("gateway",), (source.private_key, source.passphrase_file)
+        key = self._token_key(at, *named, bare=True) if named[0].startswith(SCHEME) else self._private_key(at, *named)
+        if isinstance(key, TokenKey):
+            return Credential((key.public_key,), key, raw=True)
         if not key:
             return replace(_NOT_READ, raw=True)
         return Credential((key_bytes(load_private_key(key).public_key()),), key, raw=True)
@@ -217,14 +216,17 @@ class CertificateFiles:
         return path[1:]
 
     def _token_key(self, at: Location, uri: str, pin_file: str | None,
-                   chain: list[Certificate] | None) -> TokenKey | Secret | None:
-        """Return the key that a URI names, once it has signed; None with errors; empty where it is not to be asked."""
+                   chain: list[Certificate] | None = None, *, bare: bool = False) -> TokenKey | Secret | None:
+        """Return the key that a URI names, once it has signed; None with errors; empty where it is not to be asked.
+
+        Its public half is the first certificate's; a bare one comes from the token.
+        """
         self.sources.add(uri)
         pin = self._read((*at, "passphrase_file"), pin_file, secret=True) if pin_file else None
-        if not chain or (pin_file and pin is None) or not self._reader.may_read(uri):
+        if not (chain or bare) or (pin_file and pin is None) or not self._reader.may_read(uri):
             return PLACEHOLDER
         return self._try((*at, "private_key"), lambda: token_key(
-            uri, Secret(pin.removesuffix(b"\n")) if pin is not None else None, chain[0].key))
+            uri, Secret(pin.removesuffix(b"\n")) if pin is not None else None, chain[0].key if chain else None))
 
     def _private_key(self, at: Location, path: str, passphrase: str | None) -> Secret | None:
         """Return the key in PKCS#8, None with errors; empty where the files are not to be read."""

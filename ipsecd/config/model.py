@@ -110,7 +110,8 @@ class GatewayKeys(Keys):
     private_key: f.KeySource | None = _key(
         "Its private key, in PEM or DER; the file is owned and protected as `psk_file` is. Or a key that stays in its "
         "PKCS #11 token, by URI (RFC 7512): `pkcs11:token=gateway;object=own?module-path=/usr/lib/x.so` with `token`, "
-        "`serial`, `object` and `id`; it signs once at each load. Needs python-pkcs11 (`ipsecd[pkcs11]`).")
+        "`serial`, `object` and `id`; it signs once at each load. Of a bare key the token holds the public half too, "
+        "under the same names. Needs python-pkcs11 (`ipsecd[pkcs11]`).")
     passphrase_file: f.FilePath | None = _key("File with the passphrase of the private key, or the PIN of its token, "
                                               "protected likewise.")
     more_certificates: list[CertificateKeys] | None = _key(

@@ -20,7 +20,7 @@ from urllib.parse import unquote, unquote_to_bytes
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from ipsecd.errors import AuthenticationError, TokenError
-from ipsecd.ike.crypto.public_keys import PublicKey, key_bytes
+from ipsecd.ike.crypto.public_keys import PublicKey, import_public_key, key_bytes
 from ipsecd.ike.crypto.signatures import OUR_HASHES, sign, verify
 from ipsecd.policy import TokenKey
 from ipsecd.secret import Secret
@@ -30,6 +30,8 @@ SCHEME = "pkcs11:"
 _PATH, _QUERY = ("token", "serial", "object", "id", "type"), ("module-path",)
 _PROBE = b"ipsecd looks whether a key signs"
 _HASHES = {"sha1": "SHA_1", "sha256": "SHA256", "sha384": "SHA384", "sha512": "SHA512"}
+# RFC 8410 4: what stands before a key of this many bytes in a SubjectPublicKeyInfo
+_EDWARDS = {32: bytes.fromhex("302a300506032b6570032100"), 57: bytes.fromhex("3043300506032b6571033a00")}
 _LOGIN = threading.Lock()       # the login is the process's: closing one session logs the others out
 
 
@@ -57,8 +59,11 @@ def parse_uri(text: str) -> TokenUri:
     return TokenUri(module, token, serial, label, unquote_to_bytes(found["id"]) if "id" in found else None)
 
 
-def token_key(text: str, pin: Secret | None, public: PublicKey) -> TokenKey:
-    """Return the key of a URI, whose public half is known from its certificate; raise ValueError where it fails."""
+def token_key(text: str, pin: Secret | None, public: PublicKey | None) -> TokenKey:
+    """Return the key of a URI; raise ValueError where it fails.
+
+    Its public half is known from its certificate; for a bare key, which has none, the token holds it too.
+    """
     uri = parse_uri(text)
     if not Path(uri.module).is_file():
         raise ValueError(f"found no library {printable(uri.module)}; expected the token's, in module-path")
@@ -70,17 +75,23 @@ def token_key(text: str, pin: Secret | None, public: PublicKey) -> TokenKey:
     if pin is not None and not pin.reveal().isascii():
         raise ValueError("found a PIN that is not ASCII; expected letters, digits and signs")
     token = _Token(pkcs11, uri, pin)
+    if public is None:
+        try:
+            public = token.public()
+        except AuthenticationError as error:
+            raise ValueError(f"found a key in a token, and not its public half: {error}; expected one that is named "
+                             "by the same object and id") from None
     try:
         key = TokenKey(text, key_bytes(public), token.kinds(), token.sign)
         signature = sign(key, _PROBE, peer_hashes=OUR_HASHES, legacy=False)
     except AuthenticationError as error:
-        raise ValueError(f"found a key in a token that does not sign: {error}; expected the private key of the "
-                         "certificate") from None
+        raise ValueError(f"found a key in a token that does not sign: {error}; expected the private key that "
+                         "is ours") from None
     try:
         verify(public, signature, _PROBE, legacy=False)
     except AuthenticationError:
-        raise ValueError("found a key in a token that does not belong to the certificate; expected its private "
-                         "key") from None
+        raise ValueError("found a key in a token that does not belong to the certificate or public key; expected "
+                         "its private key") from None
     return key
 
 
@@ -116,13 +127,22 @@ class _Token:
             raise TokenError(self._reason(error)) from None
         return frozenset(kind for kind, mechanism in by_kind.items() if mechanism in offered)
 
+    def public(self) -> PublicKey:
+        """Return the public half, an object of its own with the same label and id; raise AuthenticationError too."""
+        try:
+            with _LOGIN, self._open() as session:
+                encoded = self._encoded(self._key(session, self._p.ObjectClass.PUBLIC_KEY))
+        except (self._p.PKCS11Error, OSError) as error:
+            raise TokenError(self._reason(error)) from None
+        return import_public_key(encoded)
+
     def sign(self, kind: str, hash_: str, octets: bytes) -> bytes:
         """Return a signature as `cryptography` makes it."""
         if self._refused:
             raise TokenError("the token refused the PIN; it is not shown again before a reload")
         try:
-            with _LOGIN, self._token().open(user_pin=self._pin.reveal().decode() if self._pin else None) as session:
-                value = self._sign(self._key(session), kind, hash_, octets)
+            with _LOGIN, self._open() as session:
+                value = self._sign(self._key(session, self._p.ObjectClass.PRIVATE_KEY), kind, hash_, octets)
         except (self._p.PKCS11Error, OSError) as error:
             self._refused = isinstance(error, self._p.PinIncorrect | self._p.PinLocked)
             raise TokenError(self._reason(error)) from None
@@ -146,12 +166,28 @@ class _Token:
             case _:
                 return bytes(key.sign(octets, mechanism=m.EDDSA))
 
+    def _encoded(self, key: Any) -> bytes:
+        from pkcs11.util import ec, rsa  # of the optional package
+
+        if key.key_type == self._p.KeyType.RSA:
+            return bytes(rsa.encode_rsa_public_key(key))
+        if key.key_type == self._p.KeyType.EC:
+            return bytes(ec.encode_ec_public_key(key))
+        point = bytes(key[self._p.Attribute.EC_POINT])
+        for size, prefix in _EDWARDS.items():       # bare, or as an OCTET STRING: tokens differ
+            if len(point) == size or (len(point) == size + 2 and point[:2] == bytes((4, size))):
+                return prefix + point[-size:]
+        raise TokenError(f"a public key of {len(point)} bytes and no kind that signs here")
+
+    def _open(self) -> Any:
+        return self._token().open(user_pin=self._pin.reveal().decode() if self._pin else None)
+
     def _token(self) -> Any:
         return self._p.lib(self._uri.module).get_token(token_label=self._uri.token, token_serial=(
             self._uri.serial.encode() if self._uri.serial else None))
 
-    def _key(self, session: Any) -> Any:
-        return session.get_key(object_class=self._p.ObjectClass.PRIVATE_KEY, label=self._uri.label, id=self._uri.id)
+    def _key(self, session: Any, kind: Any) -> Any:
+        return session.get_key(object_class=kind, label=self._uri.label, id=self._uri.id)
 
     def _reason(self, error: Exception) -> str:
         """Return what a library says in a class name, as words: "no such token"."""

@@ -13,15 +13,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from ipsecd.config.compile import compile_text, load_policy
 from ipsecd.config.diff import diff
 from ipsecd.errors import ConfigError, TokenError
 from ipsecd.ike.consts import AuthMethod
-from ipsecd.ike.crypto.public_keys import check_key
+from ipsecd.ike.crypto.public_keys import check_key, key_bytes
 from ipsecd.ike.crypto.signatures import OUR_HASHES, sign, verify
-from ipsecd.policy import AuthPolicy, Credential, TokenKey
+from ipsecd.policy import AuthPolicy, Credential, RawKeys, TokenKey
 from ipsecd.runtime.tokens import parse_uri, token_key
 from ipsecd.secret import Secret
 from tests.exchange.test_auth_cert import GW_B, by_certificate, trust, with_auth
@@ -120,9 +120,21 @@ def test_ike_sa_is_authenticated_by_a_key_in_a_token(token: Token, kind: str) ->
     two.establish()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_ike_sa_is_authenticated_by_a_bare_key_in_a_token(token: Token, kind: str) -> None:
+    # RFC 7670; the public half comes from the token too.
+    key = token_key(token.uri(kind), Secret(PIN.encode()), None)
+    assert key.public_key == key_bytes(check_key(token.entities[kind].key.public_key()))
+    other = issue("CN=b", kind="p256", which=8)
+    theirs = Credential((key_bytes(check_key(other.key.public_key())),), other.pkcs8, raw=True)
+    two = Two(with_auth(policy_a(), AuthPolicy(Credential((key.public_key,), key, raw=True), RawKeys(theirs.chain))),
+              with_auth(policy_b(), AuthPolicy(theirs, RawKeys((key.public_key,)))))
+    two.establish()
+
+
 @pytest.mark.parametrize(("kind", "pin", "token_label", "why"), [
     ("p256", "wrong-pin", "lab", "does not sign: pin incorrect"), ("p256", PIN, "elsewhere", "no such token"),
-    ("nothing", PIN, "lab", "no such key"), ("p384", PIN, "lab", "does not belong to the certificate"),
+    ("nothing", PIN, "lab", "no such key"), ("p384", PIN, "lab", "does not belong to the certificate or public key"),
     ("rsa2048", PIN, "lab", "does not sign")])
 def test_what_does_not_sign_is_an_error_with_its_reason(token: Token, kind: str, pin: str, token_label: str,
                                                         why: str) -> None:
@@ -172,6 +184,39 @@ def test_configuration_names_the_key_by_its_uri(token: Token, tmp_path: Path) ->
     assert PIN not in repr(loaded.policy)
     again = load_policy(path, credentials_directory=None)
     assert diff(loaded.policy, again.policy) == ()
+
+
+def bare(token: Token, directory: Path, uri: str) -> Path:
+    path = written(token, directory, uri)
+    (directory / "peer.pub").write_bytes(token.entities["p384"].key.public_key().public_bytes(
+        Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    text = path.read_text().replace("auth: certificate", f"auth: {{public_keys: [{directory}/peer.pub]}}")
+    return write(directory, text.replace(f"  certificate: {directory}/own.pem\n", ""))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_configuration_names_a_bare_key_by_its_uri(token: Token, tmp_path: Path, kind: str) -> None:
+    loaded = load_policy(bare(token, tmp_path, token.uri(kind)), credentials_directory=None)
+    local = loaded.policy.peers[0].auth.local
+    assert isinstance(local, Credential)
+    assert isinstance(local.private_key, TokenKey)
+    assert local.raw
+    assert local.chain == (key_bytes(check_key(token.entities[kind].key.public_key())),)
+    again = load_policy(bare(token, tmp_path, token.uri(kind)), credentials_directory=None)
+    assert diff(loaded.policy, again.policy) == ()
+
+
+def test_bare_key_whose_public_half_is_not_in_the_token_is_an_error_in_its_line(token: Token, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not its public half: no such key") as caught:
+        load_policy(bare(token, tmp_path, token.uri("nothing")), credentials_directory=None)
+    assert "gateway.private_key" in caught.value.problems[0]
+
+
+def test_plan_of_a_strangers_text_asks_no_token_for_a_bare_key(token: Token, tmp_path: Path) -> None:
+    running = load_policy(bare(token, tmp_path, token.uri("p256")), credentials_directory=None)
+    text = bare(token, tmp_path, token.uri("ed25519")).read_text()
+    planned = compile_text(text, "x.yaml", known_sources=running.settings.secret_sources, credentials_directory=None)
+    assert planned.policy.peers[0].auth.unread
 
 
 @pytest.mark.parametrize(("uri", "pin", "why"), [

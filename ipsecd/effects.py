@@ -49,9 +49,13 @@ class UpdatePath:
 
 @dataclass(frozen=True, slots=True)
 class RemoveSa:
-    """Remove both directions of the pair with this inbound SPI."""
+    """Remove both directions of the pair with this inbound SPI; it receives for `linger_s` more, then nothing.
+
+    Nothing is sent on a pair that lingers: another one serves its slot.
+    """
 
     spi_in: int
+    linger_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

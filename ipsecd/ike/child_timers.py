@@ -28,7 +28,7 @@ def on_child_timer(session: Session, timer: Timer, now: float) -> None:
         case TimerKind.SWITCH_CHILD:
             switch(session, child)
         case TimerKind.REMOVE_CHILD:
-            session.remove(child)
+            session.remove(child, at_once=True)
         case _:
             pass
 
@@ -62,9 +62,9 @@ def _expire(session: Session, child: ChildSa) -> None:
         # The peer, who replaced it, sends the Delete; ours would be a second one.
         if new is not None:
             arrive(session, new)
-        session.remove(child, EXPIRED)
+        session.remove(child, EXPIRED, at_once=True)
         return
     tell = child.state in (ChildState.UP, ChildState.REKEYING, ChildState.ARRIVING)
-    session.remove(child, EXPIRED)
+    session.remove(child, EXPIRED, at_once=True)
     if tell:
         session.enqueue(ChildDelete.unmade(session, child.protocol, child.spi_in), first=True)

@@ -320,15 +320,19 @@ class Session:
         found = self.host.same_slot(self.peer.name, child.policy.key, child.pair.slot, but=child.spi_in)
         return any(not elsewhere or spi not in self.children for spi in found)
 
-    def remove(self, child: ChildSa, failure: Failure | None = None) -> None:
-        """Take a pair out of the engine; report it gone with `failure` unless a successor carries on."""
+    def remove(self, child: ChildSa, failure: Failure | None = None, *, at_once: bool = False) -> None:
+        """Take a pair out of the engine; report it gone with `failure` unless a successor carries on.
+
+        Where another pair serves its slot, what the peer sent ahead of its Delete may come after that.
+        """
         if child.state is ChildState.GONE:
             return
+        linger_s = 0.0 if at_once or not self.has_sender(child) else LINGER_S
         child.move(ChildState.GONE)
         self._cancel(child)
         self.timers.cancel(Timer(TimerKind.REMOVE_CHILD, child.spi_in))
         del self.children[child.spi_in]
-        self.output(RemoveSa(child.spi_in))
+        self.output(RemoveSa(child.spi_in, linger_s))
         if failure is not None:
             self._lost(child, failure)
 

@@ -67,6 +67,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._timer = clock.Timer(self._loop, self._timeout)
         self._reports: deque[Report] = deque()
+        self._lingering: dict[int, asyncio.TimerHandle] = {}
         self._scheduled = False
         self._closed = False
         self._links: Mapping[int, tuple[Path, LinkSize]] = {}
@@ -90,6 +91,8 @@ class Driver:
         self._closed = True
         self._timer.close()
         self._dummies.close()
+        for lingering in self._lingering.values():
+            lingering.cancel()
 
     # Reports of the engine
 
@@ -191,6 +194,8 @@ class Driver:
             case SendKeepalive(path=path):
                 engine.send_keepalive(path)
             case InstallSa(pair=pair):
+                if pair.spi_in in self._lingering:
+                    self._remove(engine, pair.spi_in)
                 engine.install_sa(pair)
                 self.pairs[pair.spi_in] = pair
                 self._pairs_changed()
@@ -202,8 +207,10 @@ class Driver:
                 if spi_in in self.pairs:
                     self.pairs[spi_in] = replace(self.pairs[spi_in], path=path)
                 self._pairs_changed()
-            case RemoveSa(spi_in=spi_in):
+            case RemoveSa(spi_in=spi_in, linger_s=0.0):
                 self._remove(engine, spi_in)
+            case RemoveSa(spi_in=spi_in, linger_s=linger_s):
+                self._lingering[spi_in] = self._loop.call_later(linger_s, self._remove, engine, spi_in)
             case SetPathMtu(path=path, size_bytes=size):
                 self._set_path_mtu(path, size)
             case AbandonHeld(child=child):
@@ -237,6 +244,9 @@ class Driver:
         self._pairs_changed()
 
     def _remove(self, engine: Engine, spi_in: int) -> None:
+        lingering = self._lingering.pop(spi_in, None)
+        if lingering is not None:
+            lingering.cancel()
         last, pair = engine.remove_sa(spi_in), self.pairs.pop(spi_in, None)
         if pair is not None:
             self._dummies.forget(pair)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ipsecd.causes import Cause
+from ipsecd.effects import RemoveSa
 from ipsecd.events import IkeAttemptFailed, IkeSaDown, IkeSaUp
+from ipsecd.ike.child_sa import LINGER_S
 from ipsecd.ike.consts import ExchangeType, NotifyType
 from ipsecd.ike.tasks.auth_lifetime import MIN_REAUTH_S
 from ipsecd.ike.wire.notify import NotifyPayload
@@ -44,6 +46,26 @@ def test_reauthentication_makes_everything_anew_before_the_old_goes(unique: str,
     assert pair.a.endpoint.views()[0].spi_i != first
     assert not set(pairs["lan"]) & set(pair.spis(pair.a)["lan"])
     assert len([d for d in pair.net.sent if exchange(ExchangeType.IKE_AUTH)(d)]) == before + 2      # one exchange
+
+
+def test_packets_that_the_delete_of_the_old_ike_sa_overtook_are_received() -> None:
+    pair = Pair(policy_a(ike=ike_policy(reauth_s=REAUTH_S)))
+    pair.start()
+    pair.net.run(REAUTH_S * 0.8)                        # past the early rekey that tries PFS
+    old = [(host, pair.spis(host)["lan"][0]) for host in (pair.a, pair.b)]
+    pair.net.run(REAUTH_S * 0.4)
+    for host, spi in old:
+        assert [r for r in host.reports(RemoveSa) if r.spi_in == spi] == [RemoveSa(spi, LINGER_S)]
+
+
+def test_pair_whose_slot_nobody_else_serves_ends_with_its_ike_sa() -> None:
+    pair = Pair(policy_a())
+    pair.start()
+    old = [(host, pair.spis(host)["lan"][0]) for host in (pair.a, pair.b)]
+    pair.gateway(pair.a).down("b", None, pair.net.now)
+    pair.net.run(1)
+    for host, spi in old:
+        assert [r.linger_s for r in host.reports(RemoveSa) if r.spi_in == spi] == [0.0]
 
 
 def test_rekeying_does_not_put_reauthentication_off() -> None:

@@ -92,6 +92,7 @@ class Bench:
         self.engine = WritingEngine(self.told)
         self.plain: DropReason | None = None
         self.changed = 0
+        self.news = asyncio.Event()
         self.driver = Driver(self.gateway, pool, publish=self.publish, resolve=self.resolves.append,  # type: ignore[arg-type]
                              fetch=lambda effect, done: done(effect.id, (b"a list",)),
                              send_plain=self.send_plain, pairs_changed=self.pairs_changed,
@@ -112,6 +113,7 @@ class Bench:
 
     def pairs_changed(self) -> None:
         self.changed += 1
+        self.news.set()
 
     def do(self, *effects: Effect) -> None:
         self.gateway.effects = list(effects)
@@ -324,6 +326,20 @@ def test_counters_of_removed_pairs_add_up() -> None:
         assert bench.driver.past[CHILD] == SaStats(packets_in=9, bytes_in=900, last_in=5.0)
         assert bench.driver.past_drops[CHILD] == {DropReason.ESP_REPLAYED: 6}
         assert bench.driver.pairs == {}
+    run(body)
+
+
+def test_pair_that_another_one_relieved_receives_a_little_longer() -> None:
+    async def body(bench: Bench) -> None:
+        bench.do(InstallSa(pair(spi_in=0x100)), RemoveSa(0x100, linger_s=0.02), InstallSa(pair(spi_in=0x200)),
+                 RemoveSa(0x200, linger_s=60.0), InstallSa(pair(spi_in=0x200)))
+        assert [c for c in bench.told if c[0] == "remove_sa"] == [("remove_sa", 0x200)]    # drawn again: its new pair's
+        assert 0x100 in bench.driver.pairs
+        bench.news.clear()
+        await bench.news.wait()
+        assert 0x100 not in bench.driver.pairs
+        assert bench.told[-1] == ("remove_sa", 0x100)
+        assert 0x200 in bench.driver.pairs
     run(body)
 
 

@@ -10,7 +10,8 @@ Child SA: Arriving -> Up -> Rekeying -> Replaced -> Deleting -> Lingering -> Gon
           Up         carries traffic both ways
           Rekeying   our own CREATE_CHILD_SA for it is queued or outstanding
           Doomed     the peer deleted it while our rekey of it is outstanding: that response decides what is left
-          Replaced   a successor carries the traffic; waits for the Delete of whoever made that successor
+          Replaced   a successor carries the traffic; waits for the Delete of whoever made that successor, or for that
+                     of a successor that has not begun to, and is Up again
           Deleting   our Delete is queued or outstanding
           Lingering  deleted; receives for a few seconds what was on its way
 """
@@ -98,7 +99,7 @@ CHILD_TRANSITIONS: dict[ChildState, tuple[ChildState, ...]] = {
     ChildState.REKEYING: (ChildState.UP, ChildState.DOOMED, ChildState.REPLACED, ChildState.DELETING,
                           ChildState.LINGERING, ChildState.GONE),
     ChildState.DOOMED: (ChildState.LINGERING, ChildState.GONE),
-    ChildState.REPLACED: (ChildState.DELETING, ChildState.LINGERING, ChildState.GONE),
+    ChildState.REPLACED: (ChildState.UP, ChildState.DELETING, ChildState.LINGERING, ChildState.GONE),
     ChildState.DELETING: (ChildState.LINGERING, ChildState.GONE),
     ChildState.LINGERING: (ChildState.GONE,),
     ChildState.GONE: (),

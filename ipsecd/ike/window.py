@@ -98,14 +98,15 @@ class OtherForm:
 
 
 class ResponderWindow:
-    """The peer's requests: `size` may be taken ahead of order, and as many answers are kept."""
+    """The peer's requests: `size` may be taken ahead of order or worked on at a time, and as many answers are kept."""
 
-    __slots__ = ("_expected", "_requests", "_size")
+    __slots__ = ("_expected", "_requests", "_size", "_unanswered")
 
     def __init__(self, size: int = RESPONDER_WINDOW) -> None:
         self._size = size
         self._expected = 0
         self._requests: dict[int, _Request] = {}
+        self._unanswered = 0
 
     @property
     def expected(self) -> int:
@@ -117,7 +118,10 @@ class ResponderWindow:
         request = self._requests.get(message_id)
         if request is None:
             in_window = self._expected <= message_id < self._expected + self._size
-            return NewRequest() if in_window and message_id < MAX_MESSAGE_ID else DropReason.IKE_MESSAGE_ID
+            if not in_window or message_id >= MAX_MESSAGE_ID:
+                return DropReason.IKE_MESSAGE_ID
+            # A key exchange takes longer than to ask for one: what a peer may have under work is bounded here.
+            return NewRequest() if self._unanswered < self._size else DropReason.IKE_BUSY
         same = request.digest == digest
         if request.answer is None:
             return DropReason.IKE_BUSY if same else DropReason.IKE_RETRANSMIT_MISMATCH
@@ -133,17 +137,19 @@ class ResponderWindow:
         assert message_id not in self._requests
         assert self._expected <= message_id < self._expected + self._size
         self._requests[message_id] = _Request(digest)
+        self._unanswered += 1
         while self._expected in self._requests:
             self._expected += 1
-        for old in [kept for kept in self._requests if kept < self._expected - self._size]:
+        for old in [kept for kept, r in self._requests.items() if kept < self._expected - self._size and r.answer]:
             del self._requests[old]
 
     def answer(self, message_id: int, datagrams: tuple[bytes, ...], now: float) -> None:
-        """Keep the response to a request that was taken, for repetitions of it.
+        """Keep the response to a request that was taken, for repetitions of it; there is one for each.
 
         An answer that comes after `size` further requests is not kept: nobody can ask for it again.
         """
-        request = self._requests.get(message_id)
-        if request is not None:
-            request.answer = datagrams
-            request.answered_at = now
+        self._unanswered -= 1
+        if message_id < self._expected - self._size:
+            del self._requests[message_id]
+        else:
+            self._requests[message_id].answer, self._requests[message_id].answered_at = datagrams, now

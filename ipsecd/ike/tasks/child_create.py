@@ -22,6 +22,7 @@ from ipsecd.ike.steps import Steps, work
 from ipsecd.ike.tasks.child_exchange import (
     ChildOffer,
     accept_child,
+    check_still,
     choose_child,
     make_child,
     offer_child,
@@ -264,7 +265,12 @@ class ChildCreateAnswer(Answer):
         return answered.respond(session, partial(self._install, answered))
 
     def _install(self, answered: Answered, secrets: tuple[Secret, ...], now: float) -> Payloads:
-        session, child = self.session, answered.make(secrets, now)
+        session = self.session
+        try:
+            child = answered.make(secrets, now)
+        except PeerError as error:
+            session.child_refused_peer(of_error(error, child=True))
+            raise
         session.install(child, now)
         if child.state is ChildState.UP:
             session.use(child)
@@ -274,7 +280,10 @@ class ChildCreateAnswer(Answer):
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What a responder agreed: `make` returns the child, not yet installed, once additional secrets are there."""
+    """What a responder agreed: `make` returns the child, not yet installed, once additional secrets are there.
+
+    It raises PeerError where the child is not to be had any more.
+    """
 
     payloads: Payloads
     additional: tuple[Transform, ...]
@@ -307,6 +316,7 @@ def answer_creation(session: Session, request: OpenedMessage, now: float, *, old
     nonces = Nonces(need(request.payloads, NoncePayload).data, session.host.rng.random_bytes(NONCE_BYTES))
 
     def make(additional: tuple[Secret, ...], then: float) -> ChildSa:
+        check_still(session, choice, rekeyed=old is not None)
         child = make_child(session, choice.agreed, choice.policy, slot=choice.slot, nonces=nonces, shared=shared,
                            initiator=False, now=then, additional=additional,
                            state=ChildState.UP if old is None else ChildState.ARRIVING)

@@ -146,6 +146,20 @@ def choose_child(session: Session, payloads: tuple[Payload, ...], *, with_ke: bo
     return ChildChoice(policy, slot, agreed, chosen.answer(spi.to_bytes(4, "big")), more)
 
 
+def check_still(session: Session, choice: ChildChoice, *, rekeyed: bool) -> None:
+    """Raise PeerError where key exchanges took so long that what was agreed is no longer to be had."""
+    if len(session.children) >= MAX_CHILDREN:
+        raise PeerError(NotifyType.NO_ADDITIONAL_SAS, f"peer has {MAX_CHILDREN} Child SAs")
+    if rekeyed:
+        return
+    key, agreed = choice.policy.key, choice.agreed
+    if session.peer.child(key.child) != choice.policy:
+        raise PeerError(NotifyType.TEMPORARY_FAILURE, f"{key} was changed by a reload meanwhile")
+    claimant = session.host.claimant(session, agreed.ts_local, agreed.ts_remote)
+    if claimant:
+        raise _unacceptable(agreed.ts_local, agreed.ts_remote, f"{claimant} took it, or a part, meanwhile")
+
+
 def make_child(session: Session, agreed: Agreed, policy: ChildPolicy, *, slot: int, nonces: Nonces,
                shared: Secret | None, initiator: bool, now: float, additional: tuple[Secret, ...] = (),
                state: ChildState = ChildState.UP) -> ChildSa:

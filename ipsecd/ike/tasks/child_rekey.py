@@ -265,6 +265,14 @@ def yield_to_rival(session: Session, old: ChildSa, rival: ChildSa, now: float) -
         session.remove(old, Failure(Cause.PEER_DELETED))
 
 
+def take_back(session: Session, old: ChildSa, now: float) -> None:
+    """The peer deleted the successor that it had made before anything was sent on it: the old pair is to be rekeyed."""
+    old.move(ChildState.UP)
+    retry_at = now + session.host.rng.uniform(RETRY_MIN_S, RETRY_MAX_S)
+    timer = Timer(TimerKind.REKEY_CHILD, old.spi_in)
+    session.timers.arm(timer, max(old.life.rekey_at, retry_at), f"{timer.kind.value} {old.policy.key}")
+
+
 def rekey_of(session: Session, child: ChildSa) -> ChildRekey | None:
     """Return our own rekey of a pair, outstanding or waiting."""
     return next((t for t in session.tasks() if isinstance(t, ChildRekey) and t.child is child), None)

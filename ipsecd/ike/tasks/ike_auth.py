@@ -105,9 +105,11 @@ class AuthRequest(Task):
             if notify is None:
                 raise SaRefused(Failure(Cause.INVALID_SYNTAX, "IKE_AUTH response without AUTH or error"))
             raise SaRefused(refused_ike(notify, ours=claim(self.session.peer, self.session)))
-        session = self.session
+        session, entry = self.session, self.session.peer
         keyed = confirmed(self._ppk, self._init, response.payloads)
         remote, now = yield from self._verify(response, keyed, now)
+        if session.peer != entry:
+            raise unproven(Cause.RELOADED, f"entry {entry.name} changed while its peer was being authenticated")
         session.crypto = keyed.init.crypto
         if session.released is not None:
             session.remote_id = remote                 # proved, but nobody waits for it any more: a Delete follows
@@ -207,6 +209,7 @@ class AuthAnswer(Answer):
     def __init__(self, session: Session, init: InitResult) -> None:
         super().__init__(session)
         self._init = init
+        self._entry: PeerPolicy | None = None   # under which the peer is proved
 
     def process(self, request: OpenedMessage, now: float) -> Steps[Payloads]:
         """IDr, [CERT+], AUTH, [SA, TSi, TSr] or, where the child is refused, its notify; raises SaRefused."""
@@ -217,8 +220,9 @@ class AuthAnswer(Answer):
         proof = yield from prove(session.peer, keyed.init, id_r, now, initiator=False,
                                  asked=requested(request.payloads), wall_now=session.host.wall_now())
         now = proof.now
-        session.crypto = keyed.init.crypto
         contact = find(request.payloads, NotifyType.INITIAL_CONTACT) is not None
+        self._admit(remote, _asked(request), alone=contact and remote != NOBODY)
+        session.crypto = keyed.init.crypto
         agree_mobility(session, request.payloads)
         take_token(session, request.payloads)
         session.authenticated(remote, own, now, proved_at=proved_at(self._init, now), initial_contact=contact)
@@ -231,10 +235,8 @@ class AuthAnswer(Answer):
     def _verify(self, request: OpenedMessage, now: float) -> Steps[tuple[Identity, Keyed, float]]:
         session = self.session
         id_i = identity(request.payloads, PayloadType.IDI)
-        id_r = identity(request.payloads, PayloadType.IDR)
         assert id_i is not None
-        remote = Identity(id_i.id_type, id_i.data)
-        asked = Identity(id_r.id_type, id_r.data) if id_r else None
+        remote, asked = Identity(id_i.id_type, id_i.data), _asked(request)
         entry = session.host.identify(remote, asked, session)
         if entry is None:
             self._verify_nobody(request, id_i)
@@ -245,7 +247,7 @@ class AuthAnswer(Answer):
         now = yield from check(entry, session, keyed.init, id_i, keyed.auth, request.payloads, now, initiator=True)
         if session.host.identify(remote, asked, session) != entry:
             raise unproven(Cause.RELOADED, f"entry {entry.name} changed while its peer was being authenticated")
-        session.peer = entry
+        session.peer = self._entry = entry
         if is_mirror(remote, entry, session):
             raise unproven(Cause.WRONG_IDENTITY, "the peer shows our own identity", ours=str(remote),
                            theirs=str(remote))
@@ -255,11 +257,19 @@ class AuthAnswer(Answer):
                            ours=", ".join(map(str, entry.ike.proposals)), theirs=str(session.crypto.suite))
         if not session.nat.supported and entry.encapsulation is Encapsulation.UDP:
             raise unproven(Cause.NO_NAT_TRAVERSAL, f"entry {entry.name}", ours=UDP_ONLY, theirs=NO_NAT_DETECTION)
-        alone = find(request.payloads, NotifyType.INITIAL_CONTACT) is not None and remote != NOBODY
+        return remote, keyed, now
+
+    def _admit(self, remote: Identity, asked: Identity | None, *, alone: bool) -> None:
+        """Raise SaRefused where a peer that is proved gets no IKE SA; nothing comes between this and its being up.
+
+        Our own proof took time: of a token, or of a server that tells whether our certificate is revoked.
+        """
+        session = self.session
+        if session.host.identify(remote, asked, session) != self._entry:
+            raise unproven(Cause.RELOADED, f"entry {session.peer.name} changed while we proved ourselves to its peer")
         kept_out = session.host.kept_out(session, remote, alone=alone)
         if kept_out is not None:
             raise SaRefused(kept_out, NotifyType.AUTHENTICATION_FAILED)
-        return remote, keyed, now
 
     def _verify_nobody(self, request: OpenedMessage, id_i: IdPayload) -> None:
         """Spend the time that the key of a known peer would take."""
@@ -285,6 +295,12 @@ class AuthAnswer(Answer):
             session.use(child)
         session.child_up(child, narrowed=False)
         return choice.payloads()
+
+
+def _asked(request: OpenedMessage) -> Identity | None:
+    """Return which of our identities the initiator wants."""
+    id_r = identity(request.payloads, PayloadType.IDR)
+    return Identity(id_r.id_type, id_r.data) if id_r else None
 
 
 def local_identity(peer: PeerPolicy, session: Session) -> Identity:

@@ -81,11 +81,23 @@ def test_responder_keeps_as_many_answers_as_its_window() -> None:
 
 
 def test_answer_to_a_forgotten_request_is_not_kept() -> None:
-    window = ResponderWindow(1)
-    for message_id in range(3):
+    window = ResponderWindow(2)
+    window.accept(0, ONE)
+    for message_id in range(1, 4):
         window.accept(message_id, ONE)
+        window.answer(message_id, (b"answer",), 0.0)
+    assert window.check(0, ONE, 0.0) == DropReason.IKE_BUSY
     window.answer(0, (b"late",), 0.0)
     assert window.check(0, ONE, 0.0) == DropReason.IKE_MESSAGE_ID
+
+
+def test_no_more_requests_are_worked_on_than_the_window_has() -> None:
+    window = ResponderWindow(4)
+    for message_id in range(4):
+        window.accept(message_id, ONE)
+    assert window.check(4, ONE, 0.0) == DropReason.IKE_BUSY
+    window.answer(2, (b"answer",), 0.0)
+    assert window.check(4, ONE, 0.0) == NewRequest()
 
 
 def test_old_answer_is_forgotten_and_its_request_not_processed_again() -> None:

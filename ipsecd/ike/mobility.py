@@ -145,9 +145,10 @@ def note_nat(session: Session, payloads: tuple[object, ...], now: float) -> None
         session.timers.arm(timer, now + KEEPALIVE_S, timer.kind.value)
     else:
         session.timers.cancel(timer)
+    closing = [t for t in session.tasks() if isinstance(t, ChildDelete)]
     for child in [c for c in session.children.values() if c.live]:
         failure = no_ah(nat, child.protocol)
-        if failure is not None:
+        if failure is not None and not any(task.is_of(child) for task in closing):
             session.enqueue(ChildDelete.of(session, child, failure))
 
 

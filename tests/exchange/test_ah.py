@@ -9,12 +9,16 @@ import pytest
 
 from ipsecd.causes import Cause
 from ipsecd.events import ChildFailed, IkeSaUp
-from ipsecd.ike.consts import IntegId, ProtocolId
+from ipsecd.ike.consts import ExchangeType, IntegId, NotifyType, ProtocolId
+from ipsecd.ike.negotiate import offer_esp
+from ipsecd.ike.tasks.delete import ChildDelete
+from ipsecd.ike.wire.notify import NotifyPayload
 from ipsecd.policy import EsnPolicy, Pfs, Policy
 from ipsecd.reports import ChildGone, ChildMoved, ChildRefused, ChildUp
 from ipsecd.sa import Endpoint, Path
 from ipsecd.suites import GMACS, INTEGS, AhSuite, Proposal, parse_proposal
 from tests.support.exchange import ESP, A, B, Two, ike_policy, policy_a, policy_b
+from tests.support.mallory import Mallory, Victim
 from tests.support.sim import Nat
 
 OUTSIDE = "192.0.2.1"
@@ -200,3 +204,26 @@ def mixed(policy: Policy) -> Policy:
 def only(found: dict[int, T] | list[T] | tuple[T, ...]) -> T:
     one, = found.values() if isinstance(found, dict) else found
     return one
+
+
+def test_peer_that_moves_behind_a_nat_and_back_has_its_pair_closed_once() -> None:
+    # RFC 4555 3.8; the peer does not answer the request of ours that the Delete waits for.
+    victim = Victim(policy_a(ike=ike_policy(mobike=True), proposals=(AH,)))
+    mallory = Mallory(victim)
+    assert mallory.init()
+    id_i, auth, _, ts_i, ts_r = mallory.auth_payloads()
+    sa = offer_esp((AH,), spi=b"\xc0\0\0\1", with_ke=False, pfs=Pfs.OFF, esn=EsnPolicy.AUTO)
+    assert mallory.request(ExchangeType.IKE_AUTH, id_i, auth, sa, ts_i, ts_r,
+                           NotifyPayload(NotifyType.MOBIKE_SUPPORTED))
+    (spi,) = victim.installed
+    session = victim.endpoint._table.by_child[spi].session
+    assert session.mobility is not None
+    victim.endpoint.check_liveness(session.handle, victim.now)
+    victim.drain()
+    for number in range(20):
+        hashes = [p for p in mallory.nat(session.crypto.spi_i, session.crypto.spi_r) if isinstance(p, NotifyPayload)]
+        said = [NotifyPayload(p.type, p.data if number % 2 else bytes(20)) for p in hashes]
+        answer = mallory.request(ExchangeType.INFORMATIONAL, NotifyPayload(NotifyType.UPDATE_SA_ADDRESSES), *said)
+        assert [p.type for p in answer or () if isinstance(p, NotifyPayload)] == [p.type for p in hashes]
+    assert len([t for t in session.tasks() if isinstance(t, ChildDelete)]) == 1
+    assert not victim.faults

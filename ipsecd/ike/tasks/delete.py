@@ -29,6 +29,10 @@ class ChildDelete(Task):
         self._spi_in = spi_in
         self._failure = failure
 
+    def is_of(self, child: ChildSa) -> bool:
+        """Return whether it closes this pair."""
+        return self._child is child
+
     @classmethod
     def of(cls, session: Session, child: ChildSa, failure: Failure) -> ChildDelete:
         """Close a pair that we hold; `failure` is what is reported where nothing replaced it."""

@@ -22,7 +22,7 @@ from ipsecd.ike.retransmit import MAX_INIT_INTERVAL_S, Retransmission
 from ipsecd.ike.session import Output, Session
 from ipsecd.ike.states import AuthSent
 from ipsecd.ike.steps import StepRunner
-from ipsecd.ike.tasks.ike_init import Again, InitRequest, InitResult, Unhelpful
+from ipsecd.ike.tasks.ike_init import Again, InitRequest, InitResult, Late, Unhelpful
 from ipsecd.ike.tasks.intermediate import authentication
 from ipsecd.ike.tasks.nat_detection import floated
 from ipsecd.ike.tasks.resume import Instead, ResumeRequest
@@ -63,6 +63,7 @@ class Attempt:
         self._hint: Failure | None = None
         self._refused = False
         self._responses = 0
+        self._superseded = 0                         # requests sent in forms that were given up
         self._schedule = Retransmission(rng, now=now, give_up_at=now + peer.ike.init_timeout_s,
                                         max_interval_s=MAX_INIT_INTERVAL_S)
         self._rng = rng
@@ -90,8 +91,8 @@ class Attempt:
             return DropReason.IKE_MALFORMED
         self._responses += 1
         self._trace("in", message, path)
-        self.runner.start(self._task.process(message, datagram, path), done=self._processed, failed=self._fault,
-                          now=now)
+        self.runner.start(self._task.process(message, datagram, path, superseded=self._superseded),
+                          done=self._processed, failed=self._fault, now=now)
         return None
 
     def hint(self, failure: Failure, *, refused: bool, now: float, redirect: str = "") -> None:
@@ -147,8 +148,8 @@ class Attempt:
         self._trace("out", split(datagram), self.path)
         self.outputs.append(SendIke(self.path, datagram))
 
-    def _processed(self, outcome: InitResult | Again | Instead | Unhelpful, now: float) -> None:
-        if isinstance(self._task, ResumeRequest) and not isinstance(outcome, Again):
+    def _processed(self, outcome: InitResult | Again | Instead | Late | Unhelpful, now: float) -> None:
+        if isinstance(self._task, ResumeRequest) and not isinstance(outcome, Again | Late):
             self._tickets.answered(self.peer)
         match outcome:
             case InitResult():
@@ -158,11 +159,14 @@ class Attempt:
                 self._begin_again(now)
             case Instead():
                 self._begin_full(now)
+            case Late():
+                pass
             case Unhelpful():
                 self.hint(outcome.failure, refused=outcome.refused, now=now, redirect=outcome.redirect)
 
     def _begin_again(self, now: float) -> None:
         """The new form has a schedule of its own inside the time that is left for the attempt."""
+        self._superseded += self._schedule.tries
         self._schedule = Retransmission(self._rng, now=now, give_up_at=self._schedule.give_up_at,
                                         max_interval_s=MAX_INIT_INTERVAL_S)
         self._build(now)
@@ -171,6 +175,7 @@ class Attempt:
         """Our ticket is refused: go on as without."""
         self._task = InitRequest(self.peer, self.path, self._rng, self.spi_i)
         self._begin_again(now)
+        self._superseded = 0                         # of another exchange, whose responses are told apart
 
     def _fault(self, error: Exception, now: float) -> None:
         text = printable(f"{type(error).__name__}: {error}")

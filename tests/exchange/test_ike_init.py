@@ -10,6 +10,7 @@ from ipsecd.causes import Cause
 from ipsecd.drops import DropReason
 from ipsecd.events import Hint, IkeAttemptFailed
 from ipsecd.ike.consts import ExchangeType, KeId, NotifyType
+from ipsecd.ike.crypto.cookie import COOKIE_STEP_S
 from ipsecd.ike.half_open import CALM_DOWN_S
 from ipsecd.ike.wire.header import FLAG_RESPONSE
 from ipsecd.ike.wire.message import ClearMessage, build_clear, split
@@ -249,6 +250,21 @@ def test_cookie_is_brought_with_the_same_request_and_auth_covers_it() -> None:
     assert cookie(second.payloads[:1]) is not None
     assert first.payloads == second.payloads[1:]
     assert (first.header.spi_i, second.header.message_id) == (second.header.spi_i, 0)
+
+
+@pytest.mark.parametrize("latency_s", [0.3, 0.6, 1.0, 1.6])
+def test_cookie_for_each_copy_of_a_request_leads_to_one_ike_sa(latency_s: float) -> None:
+    # IN-28: a slow path, or a responder with much to do. Each copy has another cookie, as those of other makes do.
+    two = Two(policy_a(), replace(policy_b(), cookie_threshold=0))
+    two.net.latency_s = latency_s
+    two.net.run(COOKIE_STEP_S - latency_s - 0.1)            # the second copy comes in the next step
+    two.initiate(two.a)
+    two.net.run_until(lambda: bool(two.a.reports(IkeUp)), limit_s=9 * latency_s)
+    assert two.b.endpoint.half_open == 0
+    brought = {cookie(m.payloads) for d in two.net.sent if sent_by(two.a, exchange(INIT))(d)
+               if isinstance(m := split(d.data), ClearMessage)}
+    assert len(brought) == 2                                # none, and one
+    assert not two.b.events(IkeAttemptFailed)
 
 
 @pytest.mark.parametrize(("sources", "free"), [(1, 3), (250, 30)])

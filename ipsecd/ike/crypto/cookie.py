@@ -1,8 +1,10 @@
 """Stateless cookies against floods of IKE_SA_INIT (RFC 7296 2.6).
 
-Cookie = generation(1) | age(2) | HMAC-SHA256(secret of that generation, generation | age | SPIi | address | Ni)(32).
-The generation names the secret and the age, in tenths of a second of that secret, the time it was made; so nothing is
-remembered for a cookie, and the gateway's own clock does not show.
+Cookie = generation(1) | step(1) | HMAC-SHA256(secret of that generation, generation | step | SPIi | address | Ni)(32).
+The generation names the secret, and the step the time it was made, in COOKIE_STEP_S of that secret's age; so nothing is
+remembered for a cookie, and the gateway's own clock does not show.  Copies of one request get the same cookie but where
+a step begins between them: an initiator that brings first the one and then another does not know which of the two
+requests is answered, and AUTH covers it.
 """
 
 from __future__ import annotations
@@ -15,12 +17,12 @@ from ipsecd.ike.crypto.compare import same_bytes
 from ipsecd.rng import Rng
 from ipsecd.secret import Secret
 
-COOKIE_BYTES = 1 + 2 + 32       # RFC 7296 2.6 allows 1 to 64
+COOKIE_BYTES = 1 + 1 + 32       # RFC 7296 2.6 allows 1 to 64
 # Tuning
 SECRET_LIFE_S = 120.0           # RFC 7296 2.6: "should change <secret> frequently"; strongSwan 120 s
-COOKIE_LIFE_S = 10.0            # an initiator answers at once; strongSwan 10 s
+COOKIE_STEP_S = 10.0            # longer than an initiator repeats a request before it hears of us
+COOKIE_LIFE_S = 10.0            # after its step: an initiator answers at once; strongSwan 10 s
 _SECRET_BYTES = 32
-_TICKS_PER_S = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,11 @@ class CookieJar:
     def make(self, *, ni: bytes, source_address: str, spi_i: bytes, now: float) -> bytes:
         """Return the cookie to demand from this initiator."""
         self._rotate(now)
-        tick = int((now - self._current.born) * _TICKS_PER_S)     # under 1,200, for the secret is young
-        return _cookie(self._current, tick, ni=ni, source_address=source_address, spi_i=spi_i)
+        step = int((now - self._current.born) / COOKIE_STEP_S)    # under 12, for the secret is young
+        return _cookie(self._current, step, ni=ni, source_address=source_address, spi_i=spi_i)
 
     def check(self, cookie: bytes, *, ni: bytes, source_address: str, spi_i: bytes, now: float) -> bool:
-        """Return whether `cookie` is ours, for this Ni, address and SPIi, and at most COOKIE_LIFE_S old.
+        """Return whether `cookie` is ours, for this Ni, address and SPIi, of a step at most COOKIE_LIFE_S ago.
 
         RFC 7296 2.6: a cookie that fails is treated as absent, so this is a fact to decide by and not an error.
         """
@@ -57,10 +59,10 @@ class CookieJar:
         generation = self._generation(cookie[0])
         if generation is None:
             return False
-        tick = int.from_bytes(cookie[1:3], "big")
-        if not same_bytes(cookie, _cookie(generation, tick, ni=ni, source_address=source_address, spi_i=spi_i)):
+        step = cookie[1]
+        if not same_bytes(cookie, _cookie(generation, step, ni=ni, source_address=source_address, spi_i=spi_i)):
             return False
-        return now - (generation.born + tick / _TICKS_PER_S) <= COOKIE_LIFE_S + 1 / _TICKS_PER_S
+        return now - (generation.born + step * COOKIE_STEP_S) <= COOKIE_STEP_S + COOKIE_LIFE_S
 
     def _generation(self, number: int) -> _Generation | None:
         if number == self._current.number:
@@ -77,8 +79,8 @@ class CookieJar:
                                     Secret(self._rng.random_bytes(_SECRET_BYTES)))
 
 
-def _cookie(generation: _Generation, tick: int, *, ni: bytes, source_address: str, spi_i: bytes) -> bytes:
-    head = bytes([generation.number]) + tick.to_bytes(2, "big")
+def _cookie(generation: _Generation, step: int, *, ni: bytes, source_address: str, spi_i: bytes) -> bytes:
+    head = bytes([generation.number, step])
     address = ip_address(source_address).packed
     # Ni, the only field of free length, comes last; the address says its own length.
     covered = b"".join((head, spi_i, bytes([len(address)]), address, ni))

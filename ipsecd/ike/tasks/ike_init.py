@@ -22,6 +22,7 @@ from ipsecd.ike.failures import error_notify, refused_ike
 from ipsecd.ike.nat import Nat
 from ipsecd.ike.session import IkeCrypto
 from ipsecd.ike.steps import Steps, work
+from ipsecd.ike.tasks.cookies import MAX_COOKIES, CookieDemands
 from ipsecd.ike.tasks.nat_detection import detect, nat_payloads
 from ipsecd.ike.tasks.pick import first, need
 from ipsecd.ike.tasks.redirect import judge, redirect_payloads
@@ -47,7 +48,6 @@ from ipsecd.text import printable
 NO_SPI = bytes(8)
 NONCE_BYTES = 32                # RFC 7296 2.10: at least half the key of the longest PRF, which has 64
 # Tuning
-MAX_COOKIES = 5                 # strongSwan's bound; a loaded peer rotates its secret once at most
 MAX_KE_RETRIES = 3              # a responder needs one (RFC 7296 1.2); forged ones must not go on
 
 
@@ -81,6 +81,11 @@ class Again:
 
 
 @dataclass(frozen=True, slots=True)
+class Late:
+    """The response is one to a form of the request that was given up: it means nothing any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unhelpful:
     """The response leads nowhere; `failure` is why, unauthenticated, and `refused` that the peer said no.
 
@@ -106,8 +111,7 @@ class InitRequest:
         self._ni = rng.random_bytes(NONCE_BYTES)
         self._ke_method = negotiate.first_ke(peer.ike.proposals)
         self._kes: tuple[kex.KeyExchange, ...] = ()
-        self._cookie: bytes | None = None
-        self._cookies = 0
+        self._cookies = CookieDemands()
         self._ke_retries = 0
         self.datagram = b""
 
@@ -116,22 +120,27 @@ class InitRequest:
         if not self._kes:
             worked = yield from work(partial(kex.generate, self._ke_method))
             self._kes = (worked.value,)
-        payloads: list[Payload] = [NotifyPayload(NotifyType.COOKIE, self._cookie)] if self._cookie else []
-        payloads += [self._offer, *(KePayload(ke.method, ke.public) for ke in self._kes), NoncePayload(self._ni),
-                     *nat_payloads(spi_i=self.spi_i, spi_r=NO_SPI, path=self._path, true=self.peer.tells_nat),
-                     NotifyPayload(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED), *hash_payloads((self.peer,)),
-                     *ppk_payloads((self.peer,)), *redirect_payloads(self.peer, self._came_from)]
+        payloads: list[Payload] = [
+            *self._cookies.payloads, self._offer, *(KePayload(ke.method, ke.public) for ke in self._kes),
+            NoncePayload(self._ni),
+            *nat_payloads(spi_i=self.spi_i, spi_r=NO_SPI, path=self._path, true=self.peer.tells_nat),
+            NotifyPayload(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED), *hash_payloads((self.peer,)),
+            *ppk_payloads((self.peer,)), *redirect_payloads(self.peer, self._came_from)]
         if any(proposal.hybrid for proposal in self.peer.ike.proposals):
             payloads.append(NotifyPayload(NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED))
         self.datagram = build_clear(spi_i=self.spi_i, spi_r=NO_SPI, exchange=ExchangeType.IKE_SA_INIT,
                                     flags=FLAG_INITIATOR, message_id=0, payloads=payloads)
         return self.datagram
 
-    def process(self, response: ClearMessage, datagram: bytes, path: Path) -> Steps[InitResult | Again | Unhelpful]:
-        """Take a response whose payloads are legal; `path` is the one it came by."""
+    def process(self, response: ClearMessage, datagram: bytes, path: Path, *,
+                superseded: int) -> Steps[InitResult | Again | Late | Unhelpful]:
+        """Take a response whose payloads are legal; `path` is the one it came by.
+
+        `superseded` counts the requests that were sent in forms before the present one.
+        """
         nr = first(response.payloads, NoncePayload)
         if nr is None:
-            return self._notified(response)
+            return self._notified(response, superseded)
         try:
             result = yield from self._agree(response, nr.data, datagram, path)
         except PeerError as error:
@@ -139,13 +148,13 @@ class InitRequest:
                                      ours=_offered(self.peer)))
         return result
 
-    def _notified(self, response: ClearMessage) -> Again | Unhelpful:
+    def _notified(self, response: ClearMessage, superseded: int) -> Again | Late | Unhelpful:
         wanted_cookie = cookie(response.payloads)
         if wanted_cookie is not None:
-            self._cookies += 1
-            if self._cookies > MAX_COOKIES:
+            if not self._cookies.obey(wanted_cookie, superseded=superseded):
+                return Late()
+            if self._cookies.endless:
                 return Unhelpful(Failure(Cause.RETRY_LOOP, f"{MAX_COOKIES} cookies were not enough"))
-            self._cookie = wanted_cookie
             return Again()
         invalid_ke = find(response.payloads, NotifyType.INVALID_KE_PAYLOAD)
         if invalid_ke is not None:

@@ -20,7 +20,8 @@ from ipsecd.ike.crypto.keymat import prf, resumed_ike_keys
 from ipsecd.ike.crypto.ticket import Claims, nack
 from ipsecd.ike.session import IkeCrypto, Session
 from ipsecd.ike.steps import Steps
-from ipsecd.ike.tasks.ike_init import MAX_COOKIES, NO_SPI, NONCE_BYTES, Again, InitResult, Unhelpful, check_nonce
+from ipsecd.ike.tasks.cookies import CookieDemands
+from ipsecd.ike.tasks.ike_init import NO_SPI, NONCE_BYTES, Again, InitResult, Late, Unhelpful, check_nonce
 from ipsecd.ike.tasks.nat_detection import detect, nat_payloads
 from ipsecd.ike.tasks.pick import first, need
 from ipsecd.ike.tasks.refusal import SaRefused
@@ -57,31 +58,29 @@ class ResumeRequest:
         self._path = path
         self._ticket = ticket
         self._ni = rng.random_bytes(NONCE_BYTES)
-        self._cookie: bytes | None = None
-        self._cookies = 0
+        self._cookies = CookieDemands()
 
     def build(self) -> Steps[bytes]:
         """[N(COOKIE),] Ni, N(TICKET_OPAQUE), and what IKE_SA_INIT would say of the path."""
         yield from ()
-        payloads: list[Payload] = [NotifyPayload(NotifyType.COOKIE, self._cookie)] if self._cookie else []
-        payloads += [NoncePayload(self._ni), NotifyPayload(NotifyType.TICKET_OPAQUE, self._ticket.opaque),
-                     *nat_payloads(spi_i=self.spi_i, spi_r=NO_SPI, path=self._path, true=self._peer.tells_nat),
-                     _FRAGMENTS]
+        payloads: list[Payload] = [
+            *self._cookies.payloads, NoncePayload(self._ni),
+            NotifyPayload(NotifyType.TICKET_OPAQUE, self._ticket.opaque),
+            *nat_payloads(spi_i=self.spi_i, spi_r=NO_SPI, path=self._path, true=self._peer.tells_nat), _FRAGMENTS]
         self.datagram = build_clear(spi_i=self.spi_i, spi_r=NO_SPI, exchange=self.exchange, flags=FLAG_INITIATOR,
                                     message_id=0, payloads=payloads)
         return self.datagram
 
-    def process(self, response: ClearMessage, datagram: bytes,
-                path: Path) -> Steps[InitResult | Again | Instead | Unhelpful]:
-        """Take a response whose payloads are legal.
+    def process(self, response: ClearMessage, datagram: bytes, path: Path, *,
+                superseded: int) -> Steps[InitResult | Again | Instead | Late | Unhelpful]:
+        """Take a response whose payloads are legal; `superseded` as in IKE_SA_INIT.
 
         Nothing of it is authenticated; a forged refusal costs no more than the key exchange that it leads to.
         """
         yield from ()
         nr, spi_r = first(response.payloads, NoncePayload), response.header.spi_r
         if nr is None:
-            self._cookie, self._cookies = cookie(response.payloads), self._cookies + 1
-            return Again() if self._cookie and self._cookies <= MAX_COOKIES else Instead()
+            return self._notified(response, superseded)
         nat = detect(response.payloads, spi_i=self.spi_i, spi_r=spi_r, path=path, true=self._peer.tells_nat)
         suite, claims = self._ticket.suite, self._ticket.claims
         try:
@@ -94,6 +93,14 @@ class ResumeRequest:
         return InitResult(IkeCrypto(self.spi_i, spi_r, suite, keys, original_initiator=True), self._ni, nr.data,
                           self.datagram, datagram, nat, find(response.payloads, _FRAGMENTS.type) is not None,
                           find(response.payloads, _CHILDLESS.type) is not None, resumed=claims)
+
+    def _notified(self, response: ClearMessage, superseded: int) -> Again | Late | Instead:
+        wanted = cookie(response.payloads)
+        if wanted is None:
+            return Instead()
+        if not self._cookies.obey(wanted, superseded=superseded):
+            return Late()
+        return Instead() if self._cookies.endless else Again()
 
 
 class ResumeAnswer:

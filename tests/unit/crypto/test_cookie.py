@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ipsecd.ike.crypto.cookie import COOKIE_BYTES, COOKIE_LIFE_S, SECRET_LIFE_S, CookieJar
+from ipsecd.ike.crypto.cookie import COOKIE_BYTES, COOKIE_LIFE_S, COOKIE_STEP_S, SECRET_LIFE_S, CookieJar
 from tests.unit.crypto.test_sk_payload import CountingRng
 
 ASKED = {"ni": bytes(range(32)), "source_address": "192.0.2.1", "spi_i": b"initiate"}
@@ -47,7 +47,14 @@ def test_cookie_of_another_gateway_is_refused() -> None:
 def test_expired_cookie_is_refused() -> None:
     # IN-24
     jar = CookieJar(CountingRng(), 0.0)
-    assert not jar.check(jar.make(**ASKED, now=0.0), **ASKED, now=COOKIE_LIFE_S + 0.2)
+    assert not jar.check(jar.make(**ASKED, now=0.0), **ASKED, now=COOKIE_STEP_S + COOKIE_LIFE_S + 0.1)
+
+
+def test_copies_of_a_request_within_a_step_get_the_same_cookie() -> None:
+    # IN-28: which of two requests with a cookie each was answered, their sender could not tell.
+    jar = CookieJar(CountingRng(), 0.0)
+    assert len({jar.make(**ASKED, now=now) for now in (0.0, 0.5, 1.4, 2.9, COOKIE_STEP_S - 0.1)}) == 1
+    assert jar.make(**ASKED, now=COOKIE_STEP_S) != jar.make(**ASKED, now=0.0)
 
 
 def test_cookie_survives_one_rotation_of_the_secret() -> None:
@@ -71,5 +78,5 @@ def test_every_rotation_draws_a_new_secret() -> None:
     jar = CookieJar(rng, 0.0)
     first = jar.make(**ASKED, now=0.0)
     assert jar.make(**ASKED, now=0.0) == first
-    assert jar.make(**ASKED, now=10 * SECRET_LIFE_S)[3:] != first[3:]
+    assert jar.make(**ASKED, now=10 * SECRET_LIFE_S)[2:] != first[2:]
     assert rng.drawn == 2

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -58,7 +59,9 @@ WORKERS = max(2, os.cpu_count() or 2)   # threads for key exchange and signature
 DRAIN_S = 1.0                           # to send DELETE and hear the answers at the end
 DRAIN_POLL_S = 0.01
 PORT_RETRY_S = 5.0                      # another program may give a port back at any time, and says nothing
+SWITCH_S = 0.0005                       # plans are made in threads: the loop gets the interpreter back this soon
 SETTLE_S = 0.05                         # pairs or addresses that change together move the routes once
+REST, MAX_REST_S = 4, 2.0               # times as long as routes took to follow, they rest: handshakes come first
 
 
 class Daemon:
@@ -83,7 +86,7 @@ class Daemon:
         self.routing = asyncio.Lock()
         self.stopping = asyncio.Event()
         self._moved = asyncio.Event()           # facts of the host, or pairs, may have changed
-        self._host_moved = False
+        self._host_moved = asyncio.Event()
         self._planned: tuple[Policy, Host, Mapping[ChildKey, int], RoutingPlan] | None = None
         self._lookups: dict[str, asyncio.Task[None]] = {}
 
@@ -137,7 +140,8 @@ class Daemon:
                                 "older policy",)
 
     async def _run_engine(self, plan: RoutingPlan) -> None:
-        watcher = Watcher(self.policy.domain, damaged=self.router.poke, moved=self._host_changed)
+        watcher = Watcher(self.policy.domain, damaged=self.router.poke, guard_touched=self.router.poke_guard,
+                          moved=self._host_changed)
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="work") as pool:
             self._build(pool)
             try:
@@ -246,22 +250,34 @@ class Daemon:
         self.open_tuns(lost)
 
     def _host_changed(self) -> None:
-        self._host_moved = True
+        self._host_moved.set()
         self._moved.set()
 
     async def _follow(self) -> None:
-        """Let sockets, supervisors and routes follow addresses, routes and pairs, for ever."""
+        """Let sockets, supervisors and routes follow addresses, routes and pairs, for ever.
+
+        What a hundred tunnels that come up change of the routes waits a little: with thousands of routes each look at
+        them takes a core for a while.  Until then the routes of a pair have a size that any pair can carry.
+        """
+        rested_at = 0.0
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PORT_RETRY_S if self.ports.refused else None):
                     await self._moved.wait()
-            self._host_moved |= not self._moved.is_set()
+            look = not self._moved.is_set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(rested_at - time.monotonic()):
+                    await self._host_moved.wait()
             await asyncio.sleep(SETTLE_S)
             self._moved.clear()
-            moved, self._host_moved = self._host_moved, False
-            if moved:
+            look |= self._host_moved.is_set()
+            self._host_moved.clear()
+            began = time.monotonic()
+            if look:
                 await self._read_host()
             await self._reroute()
+            ended = time.monotonic()
+            rested_at = ended + min(REST * (ended - began), MAX_REST_S)
 
     async def _read_host(self) -> None:
         """Look at the host again.  Supervisors hear of a change alone: it ends their waits and lookups."""
@@ -310,6 +326,9 @@ class Daemon:
 
 def serve(path: FilePath, loaded: Loaded, log: EventLog) -> None:
     """Run a daemon until it is told to stop; raises LocalError."""
+    # After each system call the loop waits for whoever has the interpreter, by default 5 ms.
+    sys.setswitchinterval(SWITCH_S)
+
     async def main() -> None:
         await Daemon(path, loaded, log, EventHub()).run()
     asyncio.run(main())

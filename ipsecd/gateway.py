@@ -8,7 +8,8 @@ are in, so a child that comes up together with its IKE SA is not asked for twice
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from itertools import repeat
 from typing import assert_never
 
 from ipsecd.actions import Abandon, Action, CreateChild, DeleteChild, DeleteIke, Initiate, StartResolve, Wait
@@ -206,10 +207,12 @@ class Gateway:
 
     # Time, effects, reading
 
-    def handle_timeout(self, now: float) -> None:
-        """Do what is due."""
-        self.endpoint.handle_timeout(now)
-        while (name := self._deadlines.pop_due(now)) is not None:
+    def handle_timeout(self, now: float, *, most: int | None = None) -> None:
+        """Do what is due, of `most` IKE SAs and as many peers where given; then next_deadline() says what is left."""
+        self.endpoint.handle_timeout(now, most=most)
+        for _ in repeat(None) if most is None else range(most):
+            if (name := self._deadlines.pop_due(now)) is None:
+                break
             self._dirty[name] = None
         self._pump(now)
 
@@ -225,18 +228,23 @@ class Gateway:
         effects, self._effects = self._effects, []
         return effects
 
-    def view(self) -> GatewayView:
-        """Return a picture of every peer, IKE SA and pair."""
-        order = {name: at for at, name in enumerate(self._peers)}       # a remote stands behind its entry
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The peers in the order configured, each remote of an entry that serves many behind it."""
+        order = {name: at for at, name in enumerate(self._peers)}
+        return tuple(sorted(self._peers, key=lambda name: order[self._peers[name].policy.entry or name]))
+
+    def view(self, peers: Collection[str] | None = None) -> GatewayView:
+        """Return a picture of every peer, IKE SA and pair; of these peers only, where they are given."""
         found: dict[str, list[IkeView]] = {}
-        for view in self.endpoint.views():
+        for view in self.endpoint.views(peers):
             found.setdefault(view.peer, []).append(view)
-        shown = sorted(self._peers.items(), key=lambda item: order[item[1].policy.entry or item[0]])
-        peers = tuple(PeerView(name, s.policy.enabled, type(s.phase).__name__.lower(), s.next_deadline(),
+        shown = [(name, self._peers[name]) for name in (self.names if peers is None else peers) if name in self._peers]
+        views = tuple(PeerView(name, s.policy.enabled, type(s.phase).__name__.lower(), s.next_deadline(),
                                self._last_failure(name), dict(s.child_failures), s.attempts, s.wants.down,
                                tuple(found.get(name, ())), s.policy.entry, s.redirects.gateway)
                       for name, s in shown)
-        return GatewayView(peers, self.endpoint.half_open, self.next_deadline())
+        return GatewayView(views, self.endpoint.half_open, self.next_deadline())
 
     def _last_failure(self, name: str) -> Failed | None:
         found = [f for f in (self._peers[name].last_failure, self._refused.get(name)) if f is not None]

@@ -28,7 +28,7 @@ from ipsecd.control.schema import (
     StatusAnswer,
 )
 from ipsecd.control.service import UnknownName
-from ipsecd.control.status import Readings, build_status
+from ipsecd.control.status import Readings, build_peers, installed_pairs
 from ipsecd.errors import ConfigError
 from ipsecd.runtime import clock
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 WAIT_S = 30.0               # longest wait of up, down and rekey
 POLL_S = 0.05
+PEERS_A_TURN = 8            # of status, in one turn of the loop: some milliseconds
 PLANS = 1                   # compiled at once: whoever may read may ask, and each takes a core from the data path
 
 
@@ -47,8 +48,8 @@ class DaemonService:
         self._daemon = daemon
         self._compiling = asyncio.Semaphore(PLANS)
 
-    async def status(self) -> StatusAnswer:
-        """Return everything, for every peer."""
+    async def status(self, peer: str | None = None) -> StatusAnswer:
+        """Return everything, for every peer or one.  Each is shown as it is when its turn comes: the loop goes on."""
         d = self._daemon
         now, stats = clock.now(), d.engine.stats()
         drops = {str(r): n for r, n in stats.drops.items()}
@@ -68,7 +69,12 @@ class DaemonService:
                             warnings=list(d.advice.warnings))
         readings = Readings(now, stats, d.driver.pairs, d.driver.past, d.driver.past_drops, d.sizes.inner,
                             d.sizes.outer, d.loaded.places.of)
-        return build_status(d.gateway.view(), {p.name: p for p in d.policy.peers}, readings, gateway, config)
+        policies, installed = {p.name: p for p in d.policy.peers}, installed_pairs(readings)
+        names, peers = d.gateway.names if peer is None else (peer,), list[PeerView]()
+        for at in range(0, len(names), PEERS_A_TURN):
+            await asyncio.sleep(0)
+            peers += build_peers(d.gateway.view(names[at:at + PEERS_A_TURN]).peers, policies, readings, installed)
+        return StatusAnswer(gateway=gateway, config=config, peers=peers)
 
     async def up(self, peer: str, child: str | None, *, wait: bool) -> CommandAnswer:
         """Bring a peer's children up, or one of them."""
@@ -149,10 +155,10 @@ class DaemonService:
             raise UnknownName(f"peer {peer!r} has no child {child!r}")
 
     async def _peer(self, name: str) -> PeerView:
-        found = next((p for p in (await self.status()).peers if p.name == name), None)
-        if found is None:
+        found = (await self.status(name)).peers
+        if not found:
             raise UnknownName(f"peer {name!r} is gone: a reload took it away")
-        return found
+        return found[0]
 
     async def _outcome(self, peer: str, child: str | None, *, wait: bool, done: str,
                        is_done: Callable[[PeerView], bool]) -> CommandAnswer:

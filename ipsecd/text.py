@@ -13,6 +13,8 @@ _HIDDEN = frozenset({"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"})   # controls, bi
 def printable(data: bytes | str, limit: int = MAX_TEXT) -> str:
     r"""Return peer text with control, bidi and invalid characters as \x.. escapes; the result is cut at `limit`."""
     text = data if isinstance(data, str) else data.decode("utf-8", "backslashreplace")
+    if len(text) <= limit and text.isascii() and text.isprintable():
+        return text                                # as nearly all is, and status says a lot
     shown: list[str] = []
     room = limit
     for character in text[:limit]:

@@ -134,14 +134,11 @@ class ControlServer:
     # 5 call the service
 
     async def _status(self, request: web.Request) -> web.StreamResponse:
-        answer = await self._service.status()
         peer = request.query.get("peer")
-        if peer is None:
-            return _json(answer)
-        found = [p for p in answer.peers if p.name == peer]
-        if not found:
+        answer = await self._service.status(peer)
+        if peer is not None and not answer.peers:
             raise UnknownName(f"no peer {peer}")
-        return _json(answer.model_copy(update={"peers": found}))
+        return _json(answer)
 
     async def _doctor(self, _: web.Request) -> web.StreamResponse:
         return _json(await self._service.doctor())

@@ -27,8 +27,8 @@ class UnknownName(IpsecdError):
 class Service(Protocol):
     """The daemon as the control socket sees it."""
 
-    async def status(self) -> StatusAnswer:
-        """Return everything, for every peer."""
+    async def status(self, peer: str | None = None) -> StatusAnswer:
+        """Return everything, for every peer; or for one, and for none where nobody has this name."""
         ...
 
     async def up(self, peer: str, child: str | None, *, wait: bool) -> CommandAnswer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,13 +51,24 @@ class Readings:
 def build_status(view: CoreView, policies: Mapping[str, PeerPolicy], readings: Readings, gateway: GatewayView,
                  config: ConfigView) -> StatusAnswer:
     """Join everything into one answer; peers in the order configured."""
-    installed: dict[ChildKey, list[int]] = {}      # pairs in grace too: sums must not fall when one is replaced
+    return StatusAnswer(gateway=gateway, config=config,
+                        peers=build_peers(view.peers, policies, readings, installed_pairs(readings)))
+
+
+def installed_pairs(readings: Readings) -> dict[ChildKey, list[int]]:
+    """Return the inbound SPIs of each child, pairs in grace too: sums must not fall when one is replaced."""
+    installed: dict[ChildKey, list[int]] = {}
     for spi in readings.stats.pairs:
         if spi in readings.pairs:
             installed.setdefault(readings.pairs[spi].child, []).append(spi)
-    peers = [_peer(peer, policies[peer.entry or peer.name], readings, _own(peer, installed)) for peer in view.peers
-             if (peer.entry or peer.name) in policies]
-    return StatusAnswer(gateway=gateway, config=config, peers=peers)
+    return installed
+
+
+def build_peers(views: Iterable[CorePeer], policies: Mapping[str, PeerPolicy], readings: Readings,
+                installed: Mapping[ChildKey, list[int]]) -> list[PeerView]:
+    """Return what is shown of these peers."""
+    return [_peer(peer, policies[peer.entry or peer.name], readings, _own(peer, installed)) for peer in views
+            if (peer.entry or peer.name) in policies]
 
 
 def _own(peer: CorePeer, installed: Mapping[ChildKey, list[int]]) -> Mapping[ChildKey, list[int]]:

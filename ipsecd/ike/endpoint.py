@@ -6,8 +6,9 @@ for a new IKE SA  4 that one's own checks.  What is neither is a stranger's: cou
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
+from itertools import repeat
 
 from ipsecd.causes import Cause, Failure
 from ipsecd.drops import DropReason
@@ -262,9 +263,11 @@ class IkeEndpoint:
             resume(value, now)
         self._drain(now)
 
-    def handle_timeout(self, now: float) -> None:
-        """Do what is due."""
-        while (spi := self._deadlines.pop_due(now)) is not None:
+    def handle_timeout(self, now: float, *, most: int | None = None) -> None:
+        """Do what is due, of `most` attempts and IKE SAs where given; then next_deadline() says what is left."""
+        for _ in repeat(None) if most is None else range(most):
+            if (spi := self._deadlines.pop_due(now)) is None:
+                return
             attempt, sa = self._attempts.get(spi), self._table.sas.get(spi)
             if attempt is not None:
                 attempt.handle_timeout(now)
@@ -283,9 +286,11 @@ class IkeEndpoint:
         effects, self._effects = self._effects, []
         return effects
 
-    def views(self) -> tuple[IkeView, ...]:
-        """Return the picture of every IKE SA, from its first message on."""
-        return (*(a.view() for a in self._attempts.values()), *(picture(sa) for sa in self._table.sas.values()))
+    def views(self, peers: Collection[str] | None = None) -> tuple[IkeView, ...]:
+        """Return the picture of every IKE SA, from its first message on; of these peers only, where they are given."""
+        attempts = [a for a in self._attempts.values() if peers is None or a.peer.name in peers]
+        sas = self._table.sas.values() if peers is None else [sa for p in peers for sa in self._table.of_peer(p)]
+        return (*(a.view() for a in attempts), *(picture(sa) for sa in sas))
 
     def peer_of(self, handle: int) -> PeerPolicy | None:
         """Return the entry, or its instance, of an IKE SA that is up."""

@@ -56,7 +56,7 @@ class PathMtu:
     """The size of one direction of one path: try `probe_bytes` when `next_at` has come, then say what became of it.
 
     Sizes are IP datagrams in bytes; `version` is that of the outer header, and `grain_bytes` how far apart the sizes
-    are that a probe can have.  `current` is the size in use.
+    are that a probe can have.  `current` is the size in use.  The first probe is due at `now`, or with large packets.
     """
 
     def __init__(self, *, version: int, link_bytes: int, known_bytes: int = 0, grain_bytes: int = 1,
@@ -72,6 +72,7 @@ class PathMtu:
         self._raise_at = math.inf
         self._due_at = now
         self._low = self._high = self._target = 0
+        self._looked = False                # whether anything was probed yet
         self._begin(self.current, now)
 
     @property
@@ -102,6 +103,7 @@ class PathMtu:
 
     def probe_bytes(self, now: float) -> int:
         """Return the size to try, `next_at` having come."""
+        self._looked = True
         if self._settled and now >= self._raise_at:
             self._raise_at = math.inf
             self._begin(self._link, now)
@@ -125,7 +127,7 @@ class PathMtu:
 
     def large_sent(self, now: float) -> None:
         """Large packets flow: see that they still arrive, unless that was seen just now."""
-        if self._settled and now - self._proved_at >= CONFIRM_S:
+        if not self._looked or (self._settled and now - self._proved_at >= CONFIRM_S):
             self._due_at = min(self._due_at, now)
 
     def answered(self, wanted: int, sent: int, round_trip_s: float, now: float) -> None:

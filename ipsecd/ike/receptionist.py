@@ -1,7 +1,8 @@
 """The desk for strangers: requests for a new IKE SA, and datagrams that belong to none (RFC 7296 1.5, 2.4-2.6, 2.21).
 
-A request for a new IKE SA goes  1 peer entries for the address  2 repetition  3 cookie  4 payload rules
-5 proposals, KE and NAT traversal, all without state  6 a place among the half-open  7 key exchange and answer.
+A request for a new IKE SA goes  1 peer entries for the address  2 repetition  3 cookie, limit of its source
+4 payload rules  5 proposals, KE and NAT traversal, all without state  6 a place among the half-open  7 key exchange and
+answer.
 Whatever goes wrong before 6 leaves nothing behind; 1 to 3 come before it is parsed, and carry a flood.
 """
 
@@ -120,7 +121,7 @@ class Receptionist:
 
     def at_the_door(self, header: IkeHeader, datagram: bytes, path: Path, now: float) -> DropReason | None:
         """Look at a datagram that nobody has parsed; return why it goes no further, if it asks for a new IKE SA."""
-        source = path.remote.address
+        source, policy = path.remote.address, self._table.policy
         if header.exchange not in BEGIN or header.is_response or header.message_id != 0:
             return None
         if not header.is_initiator or header.spi_r != NO_SPI:
@@ -128,7 +129,7 @@ class Receptionist:
         if not self._table.offers(source):
             # Whether it is well-formed or not, there is nothing to say to it but a refusal, and of those are enough.
             return None if self._replies.has_any(now) else DropReason.IKE_NO_PEER
-        if not self.half_opens.needs_cookie(source, threshold=self._table.policy.cookie_threshold, now=now):
+        if not self.half_opens.needs_cookie(source, threshold=policy.cookie_threshold, now=now):
             return None
         if _Request(header.spi_i, path, request_digest(datagram)) in self._answering:
             return None
@@ -137,7 +138,9 @@ class Receptionist:
         except WireError:
             return DropReason.IKE_MALFORMED
         if self._is_proved(seen, header, source, now):
-            return None
+            # Five hundred behind one NAT repeat their requests until there is a place.
+            peer = self._table.is_configured(source)
+            return self.half_opens.refuse(source, proved=True, peer=peer, source_limit=policy.source_limit)
         demand = self._jar.make(ni=seen.ni, source_address=source, spi_i=header.spi_i, now=now)
         self._reply(header, path, NotifyPayload(NotifyType.COOKIE, demand))
         return DropReason.IKE_COOKIE_REQUIRED

@@ -25,6 +25,7 @@ _Key = TypeVar("_Key", bound=Hashable)
 MAX_PROBED_BYTES = 16_000       # links above have no path behind them that would: 34 pieces, of 64 that a peer takes
 MAX_UNANSWERED = 2              # IKE SAs in a row that ended with a probe as the request that nobody answered
 MAX_REMEMBERED = 4096           # paths and peers; the oldest go first
+FIRST_LOOKS_PER_S = 10.0        # IKE SAs that begin to look at their path: when many come up, handshakes go first
 
 
 class PathSizes:
@@ -33,6 +34,12 @@ class PathSizes:
     def __init__(self) -> None:
         self._found: dict[Path, int] = {}
         self._unanswered: dict[str, int] = {}
+        self._turn_at = 0.0
+
+    def turn(self, now: float) -> float:
+        """Return when the next IKE SA begins to look at its path, unless large packets want it sooner."""
+        self._turn_at = max(self._turn_at + 1 / FIRST_LOOKS_PER_S, now)
+        return self._turn_at
 
     def found(self, path: Path) -> int:
         """Return the size that was found for a path, 0 where it was the route's."""
@@ -135,7 +142,7 @@ def carry_over(old: Session, new: Session, now: float) -> None:
 def _begin(session: Session, path: Path, link_bytes: int, now: float) -> Sizing:
     encr, known = session.crypto.suite.encr, session.host.sizes.found(path)
     machine = PathMtu(version=6 if ":" in path.remote.address else 4, link_bytes=link_bytes, known_bytes=known,
-                      grain_bytes=1 if encr.aead else encr.block_bytes, now=now)
+                      grain_bytes=1 if encr.aead else encr.block_bytes, now=session.host.sizes.turn(now))
     sizing = session.sizing = Sizing(path, machine, known)
     session.output(SetPathMtu(path, known))
     return sizing

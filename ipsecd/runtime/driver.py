@@ -38,6 +38,7 @@ from ipsecd.runtime.udp import IKE_PORT
 from ipsecd.sa import ChildKey, LinkSize, Path, SaPair, SaStats
 
 MAX_BATCH = 64              # reports taken in one turn of the loop
+MAX_DUE = 8                 # IKE SAs and peers whose time has come that are taken in one turn: some milliseconds
 MAX_REPORTS = 4096          # waiting reports; a datagram beyond is dropped and counted, the peer retransmits
 Report = Callable[[float], None]
 Fetch = Callable[[FetchRevocation, Callable[[int, object], None]], None]
@@ -173,7 +174,7 @@ class Driver:
             self._loop.call_soon(self._take_reports)
 
     def _timeout(self) -> None:
-        self.enter(self.gateway.handle_timeout)
+        self.enter(lambda now: self.gateway.handle_timeout(now, most=MAX_DUE))
 
     def _drain(self) -> None:
         for effect in self.gateway.take_effects():

@@ -302,10 +302,7 @@ class Kernel:
 
     def repair(self, plans: Sequence[RoutingPlan], *, hold: bool) -> list[str]:
         """Put back what is missing of the plans (two during a reload); return what, in words, empty for nothing."""
-        done: list[str] = []
-        if self.guard_changed():
-            self.put_guard([p.guard for p in plans], hold=hold)
-            done.append("guard")
+        done = self.repair_guard(plans, hold=hold)
         present = set(self.rules())
         rules = list(dict.fromkeys(r for p in plans for r in p.rules if r not in present))
         if rules:
@@ -315,6 +312,13 @@ class Kernel:
             if raised := self.put_device(device):
                 done.append(raised)
         return done + self._repair_routes(plans)
+
+    def repair_guard(self, plans: Sequence[RoutingPlan], *, hold: bool) -> list[str]:
+        """Put back the guard of the plans where another program changed it; return "guard" if so."""
+        if not self.guard_changed():
+            return []
+        self.put_guard([p.guard for p in plans], hold=hold)
+        return ["guard"]
 
     def _repair_routes(self, plans: Sequence[RoutingPlan]) -> list[str]:
         done: list[str] = []

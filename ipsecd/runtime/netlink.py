@@ -49,15 +49,17 @@ Told = Callable[[], None]
 
 
 class Watcher:
-    """Calls `damaged` when something we installed may be gone, `moved` when facts of the host may have changed.
+    """Calls `damaged` when a route, rule or device of ours may be gone, `guard_touched` when an nft table of ours was
+    changed, by us too, and `moved` when facts of the host may have changed.
 
-    Both are called on the loop, often more than once for one cause, and must only note it.
+    All are called on the loop, often more than once for one cause, and must only note it.
     """
 
-    def __init__(self, domain: RoutingDomain, *, damaged: Told, moved: Told) -> None:
+    def __init__(self, domain: RoutingDomain, *, damaged: Told, guard_touched: Told, moved: Told) -> None:
         self._domain = domain
         self._tables = tuple(t.encode() + b"\0" for t in (domain.nft_table, domain.nft_table + HELD_SUFFIX))
         self._damaged = damaged
+        self._guard_touched = guard_touched
         self._moved = moved
         self._sockets: list[socket.socket] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -88,8 +90,8 @@ class Watcher:
             except OSError as e:
                 if e.errno != errno.ENOBUFS:
                     raise
-                self._damaged()
-                self._moved()
+                for told in (self._damaged, self._guard_touched, self._moved):
+                    told()
                 continue
             for kind, body in _messages(memoryview(data)):
                 look(kind, body)
@@ -131,7 +133,7 @@ class Watcher:
         if kind >> 8 != _NFT_SUBSYSTEM or kind & 0xFF == _NFT_NEWGEN:
             return
         if _attribute(body[_NFGENMSG_BYTES:], _NFTA_TABLE) in self._tables:
-            self._damaged()
+            self._guard_touched()
 
 
 def owner_alias(domain: RoutingDomain, interface: str | None) -> str:

@@ -53,6 +53,7 @@ class Router:
         self._plans: tuple[RoutingPlan, ...] = ()
         self._order = asyncio.Lock()
         self._poked = asyncio.Event()
+        self._only_guard = True                 # of what was poked
 
     async def start(self, plan: RoutingPlan) -> None:
         """Set everything up, adopting what stands from before; raises LocalError."""
@@ -96,17 +97,26 @@ class Router:
         """The plan that holds, the newer one during a reload."""
         return self._plans[-1] if self._plans else None
 
-    async def repair(self) -> list[str]:
+    async def repair(self, *, only_guard: bool = False) -> list[str]:
         """Put back what others removed; return what, in words, empty for nothing.
 
         "device NAME" among them means that it had to be made anew: the engine must open it again.
         """
         async with self._order:
             plans = self._plans
-            return await self._do(lambda: self._kernel.repair(plans, hold=True)) if plans else []
+            work = self._kernel.repair_guard if only_guard else self._kernel.repair
+            return await self._do(lambda: work(plans, hold=True)) if plans else []
 
     def poke(self) -> None:
         """Ask for a repair soon; the Watcher's `damaged`."""
+        self._only_guard = False
+        self._poked.set()
+
+    def poke_guard(self) -> None:
+        """Ask for a look at the guard soon; the Watcher's `guard_touched`.
+
+        Each of our own updates of the guard ends here too, and to list all routes takes a core for a while.
+        """
         self._poked.set()
 
     async def run(self) -> None:
@@ -115,11 +125,12 @@ class Router:
             await self._poked.wait()
             await asyncio.sleep(_SETTLE_S)
             self._poked.clear()
+            only_guard, self._only_guard = self._only_guard, True
             try:
-                done = await self.repair()
+                done = await self.repair(only_guard=only_guard)
             except LocalError as e:
                 self._failed(str(e))
-                self._poked.set()
+                self.poke()
                 done = []
             if done:
                 self._repaired(done)

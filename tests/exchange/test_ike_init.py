@@ -327,6 +327,20 @@ def test_cookie_of_another_exchange_counts_as_absent() -> None:
     assert not cookie(deliver(two, changed(request, payloads=right))[0].payloads)
 
 
+def test_request_beyond_the_limit_of_its_source_is_dropped_before_it_is_parsed() -> None:
+    # RFC 7296 2.6: five hundred behind one NAT repeat theirs until there is a place.
+    two = Two(policy_a(), replace(policy_b(), cookie_threshold=0, source_limit=0))
+    request = first_request(two)
+    brought = cookie(deliver(two, request)[0].payloads)
+    assert brought is not None
+    message = split(request.data)
+    assert isinstance(message, ClearMessage)
+    right = (NotifyPayload(NotifyType.COOKIE, brought), *message.payloads)
+    assert deliver(two, changed(request, payloads=(*right, UnknownPayload(255, True, b"")))) == []
+    assert two.b.endpoint.drops[DropReason.IKE_HALF_OPEN_LIMIT] == 1
+    assert two.b.endpoint.half_open == 0
+
+
 @pytest.mark.parametrize("threshold", [0, 30])
 def test_invalid_ke_with_and_without_cookies_ends_established(threshold: int) -> None:
     # IN-29, IN-33

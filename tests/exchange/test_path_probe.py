@@ -15,7 +15,7 @@ from ipsecd.effects import SetPathMtu
 from ipsecd.events import PathMtuChanged, Warned
 from ipsecd.ike.consts import ExchangeType, PayloadType
 from ipsecd.ike.pmtud import BASE_BYTES
-from ipsecd.ike.sizing import MAX_PROBED_BYTES
+from ipsecd.ike.sizing import FIRST_LOOKS_PER_S, MAX_PROBED_BYTES, PathSizes
 from ipsecd.ike.tasks.path_probe import PIECE_BYTES
 from ipsecd.policy import IkePolicy
 from ipsecd.reports import ChildMoved, IkeGone
@@ -306,3 +306,11 @@ def test_idle_path_is_not_probed_again() -> None:
     before = len(two.net.sent)
     two.net.run(2000)
     assert probes_of(two, before) == []
+
+
+def test_paths_of_tunnels_that_come_up_together_are_looked_at_one_by_one() -> None:
+    sizes = PathSizes()
+    turns = [sizes.turn(100.0) for _ in range(500)]
+    assert turns[0] == 100.0
+    assert turns[-1] == pytest.approx(100.0 + 499 / FIRST_LOOKS_PER_S)
+    assert sizes.turn(1000.0) == 1000.0

@@ -72,7 +72,8 @@ class Daemon(threading.Thread):
         self._loop = asyncio.get_running_loop()
         self.router = Router(self._domain, repaired=self.repairs.extend, failed=self.failures.append,
                              unheld=self.failures.append)
-        watcher = Watcher(self._domain, damaged=self.router.poke, moved=self._moved)
+        watcher = Watcher(self._domain, damaged=self.router.poke,
+                          guard_touched=self.router.poke_guard, moved=self._moved)
         if self._watching:
             watcher.start()
         repairing = asyncio.create_task(self.router.run())

@@ -129,6 +129,30 @@ def test_watch_tells_what_changed(node: Node, command: str, told: str) -> None:
     assert told in heard
 
 
+def test_watch_tells_a_change_of_the_guard_from_one_of_routes(node: Node) -> None:
+    with node.within():
+        heard = asyncio.run(listen(lambda: node.nft("table inet ipsecd { chain x {} }")))
+    assert heard == {"guard"}
+
+
+def test_repair_of_the_guard_alone_leaves_routes_to_the_next_one(node: Node) -> None:
+    asyncio.run(repair_in_parts(node))
+
+
+async def repair_in_parts(node: Node) -> None:
+    plan = make_plan(policy(entry("protect", SITE_A, SITE_B)), GATEWAY, {})
+    with node.within():
+        router = Router(RoutingDomain(), repaired=lambda _: None, failed=lambda _: None, unheld=lambda _: None)
+    await router.start(plan)
+    node.run("nft", "flush", "ruleset")
+    node.ip("route flush table 7710")
+    assert await router.repair(only_guard=True) == ["guard"]
+    assert not node.run("ip", "route", "show", "table", "7710")
+    assert await router.repair(only_guard=True) == []
+    assert len(await router.repair()) == 2
+    await router.close()
+
+
 def test_watch_is_silent_about_what_concerns_others(node: Node) -> None:
     with node.within():
         heard = asyncio.run(listen(lambda: node.ip("route add 10.78.0.0/16 dev lan0", "route del 10.78.0.0/16",
@@ -140,7 +164,7 @@ def test_watch_that_lost_messages_takes_everything_as_changed_and_goes_on(node: 
     batch = "".join(f"route {verb} 10.80.{i}.0/24 dev lan0\n" for verb in ("add", "del") for i in range(250))
     with node.within():
         heard = asyncio.run(listen(lambda: node.run("ip", "-batch", "-", text=batch), buffer_bytes=4096))
-    assert heard == {"moved", "damaged"}
+    assert heard == {"moved", "guard", "damaged"}
 
 
 def test_family_that_is_switched_off_stops_nothing(node: Node) -> None:
@@ -196,7 +220,8 @@ async def within_router(node: Node) -> None:
 async def listen(change: object, *, buffer_bytes: int = 0) -> set[str]:
     """Return what a watch told about a change."""
     heard: set[str] = set()
-    watcher = Watcher(RoutingDomain(), damaged=lambda: heard.add("damaged"), moved=lambda: heard.add("moved"))
+    watcher = Watcher(RoutingDomain(), damaged=lambda: heard.add("damaged"),
+                      guard_touched=lambda: heard.add("guard"), moved=lambda: heard.add("moved"))
     watcher.start()
     if buffer_bytes:
         for sock in watcher._sockets:

@@ -28,7 +28,7 @@ from ipsecd.effects import (
 )
 from ipsecd.events import Event, LocalFault, Warned
 from ipsecd.runtime import clock
-from ipsecd.runtime.driver import MAX_BATCH, MAX_REPORTS, Driver, describe
+from ipsecd.runtime.driver import MAX_BATCH, MAX_DUE, MAX_REPORTS, Driver, describe
 from ipsecd.runtime.dummies import Dummies
 from ipsecd.runtime.entropy import SystemRng
 from ipsecd.sa import Deadline, Endpoint, LinkSize, Path, SaStats
@@ -50,8 +50,8 @@ class ScriptedGateway:
         self.busy_s = 0.0                # what each entry takes
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        def entry(*args: object) -> None:
-            self.told.append((name, *args[:-1]))
+        def entry(*args: object, **fields: object) -> None:
+            self.told.append((name, *args[:-1], *fields.values()))
             self.news.set()
             until = clock.now() + self.busy_s
             while clock.now() < until:
@@ -303,7 +303,7 @@ def test_timer_calls_the_gateway_at_its_deadline() -> None:
         bench.do()
         assert bench.gateway.told == []
         await bench.gateway.news.wait()
-        assert bench.gateway.told == [("handle_timeout",)]
+        assert bench.gateway.told == [("handle_timeout", MAX_DUE)]
     run(body)
 
 

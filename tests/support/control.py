@@ -64,10 +64,11 @@ class FakeService:
     finished: int = 0
     fault: Exception | None = None
 
-    async def status(self) -> schema.StatusAnswer:
+    async def status(self, peer: str | None = None) -> schema.StatusAnswer:
         if self.fault:
             raise self.fault
-        return self.answer
+        peers = [p for p in self.answer.peers if peer in (None, p.name)]
+        return self.answer.model_copy(update={"peers": peers})
 
     async def up(self, peer: str, child: str | None, *, wait: bool) -> schema.CommandAnswer:
         return await self._command("up", peer, child, wait)

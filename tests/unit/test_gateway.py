@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ipsecd.causes import Cause
-from ipsecd.effects import AbandonHeld, RemoveSa, Resolve, SendIke, SendKeepalive
+from ipsecd.effects import AbandonHeld, RemoveSa, Resolve, SendIke, SendKeepalive, Work
 from ipsecd.errors import LocalError
 from ipsecd.gateway import Gateway
 from ipsecd.policy import EsnPolicy, Pfs, Policy, Start
@@ -15,7 +15,7 @@ from ipsecd.reports import Suspected
 from ipsecd.sa import ChildKey, Endpoint, Path
 from ipsecd.secret import Secret
 from ipsecd.supervisor import PeerSupervisor
-from tests.support.exchange import B, ike_policy, policy, policy_a, policy_b
+from tests.support.exchange import A, B, ike_policy, policy, policy_a, policy_b
 from tests.support.gateways import Node, Pair, without_address
 from tests.support.seeded_rng import SeededRng
 
@@ -214,6 +214,24 @@ def test_delete_by_the_peer_heals() -> None:
     gateway.handle_timeout(two.net.now)
     two.net.run(10.0)
     two.check("lan")
+
+
+def test_what_is_due_at_once_is_done_in_turns() -> None:
+    # Five hundred repetitions in one turn of the loop would keep everything else waiting.
+    branches = [replace(policy_a().peers[0], name=f"b{n}") for n in range(20)]
+    gateway = Gateway(policy(*branches), SeededRng(1), now=100.0, last_inbound=lambda _: None)
+    gateway.start(100.0, frozenset({A}))
+    for peer in branches:
+        gateway.resolved(peer.name, (Path(Endpoint(A, 500), Endpoint(B, 500)),), 100.0)
+    for effect in gateway.take_effects():
+        if isinstance(effect, Work):
+            gateway.work_done(effect.id, effect.job(), 100.0)
+    assert len([e for e in gateway.take_effects() if isinstance(e, SendIke)]) == 20
+    turns = []
+    while (deadline := gateway.next_deadline()) is not None and deadline.at <= 101.0:
+        gateway.handle_timeout(101.0, most=8)
+        turns.append(len([e for e in gateway.take_effects() if isinstance(e, SendIke)]))
+    assert turns == [8, 8, 4]
 
 
 def test_dead_peer_is_found_and_called_again() -> None:

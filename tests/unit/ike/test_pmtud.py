@@ -246,3 +246,13 @@ def test_unclear_probe_is_tried_again_later() -> None:
     walk.now = walk.machine.next_at
     walk.settle()
     assert walk.machine.current == 1500
+
+
+def test_first_probe_waits_for_its_turn_but_not_where_large_packets_flow() -> None:
+    idle, busy = (PathMtu(version=4, link_bytes=1500, now=107.0) for _ in range(2))
+    busy.large_sent(100.0)
+    assert (idle.next_at, busy.next_at) == (107.0, 100.0)
+    busy.probe_bytes(100.0)
+    busy.unclear(100.0)
+    busy.large_sent(100.1)                         # from here on the search has its own time
+    assert busy.next_at > 100.1

@@ -4,7 +4,7 @@ drawn from anywhere; equality of two policies is what a reload compares.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_address
@@ -266,6 +266,10 @@ class PeerPolicy:
     pattern: IdentityPattern | None = None
     entry: str = ""
     encapsulation: Encapsulation = Encapsulation.AUTO
+    _by_name: Mapping[str, ChildPolicy] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", {child.key.child: child for child in self.children})
 
     @property
     def serves_many(self) -> bool:
@@ -279,7 +283,7 @@ class PeerPolicy:
 
     def child(self, name: str) -> ChildPolicy | None:
         """Return a child by name."""
-        return next((c for c in self.children if c.key.child == name), None)
+        return self._by_name.get(name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
@@ -50,6 +50,44 @@ class Pair:
         return overlap(self.ts_local, request.ts_local) and overlap(self.ts_remote, request.ts_remote)
 
 
+class Pairs(dict[int, Pair]):
+    """Pairs by inbound SPI, those of each child apart; `several` names the children that have more than one."""
+
+    __slots__ = ("_of", "several")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._of: dict[str, dict[int, Pair]] = {}
+        self.several: dict[str, None] = {}
+
+    def __setitem__(self, spi_in: int, pair: Pair) -> None:
+        super().__setitem__(spi_in, pair)
+        own = self._of.setdefault(pair.slot.child, {})
+        own[spi_in] = pair
+        if len(own) > 1:
+            self.several[pair.slot.child] = None
+
+    def of(self, child: str) -> Mapping[int, Pair]:
+        """Return the pairs of one child."""
+        return self._of.get(child, _NO_PAIRS)
+
+    def take(self, spi_in: int) -> Pair | None:
+        """Remove a pair and return it, if it is here."""
+        pair = self.pop(spi_in, None)
+        if pair is None:
+            return None
+        own = self._of[pair.slot.child]
+        del own[spi_in]
+        if len(own) < 2:
+            self.several.pop(pair.slot.child, None)
+        if not own:
+            del self._of[pair.slot.child]
+        return pair
+
+
+_NO_PAIRS: Mapping[int, Pair] = {}
+
+
 @dataclass(slots=True)
 class Line:
     """An IKE SA that is up."""
@@ -60,7 +98,7 @@ class Line:
     retired: Cause | None = None    # why a successor is wanted
     mobile: bool = False    # MOBIKE: the IKE SA finds another path by itself
     lost: bool = False      # this host does not hold the path's local address
-    pairs: dict[int, Pair] = field(default_factory=dict[int, Pair])  # by inbound SPI
+    pairs: Pairs = field(default_factory=Pairs)
     pending: dict[Slot, ChildPolicy] = field(default_factory=dict[Slot, ChildPolicy])  # asked for, entry as it was
 
     @property
@@ -75,11 +113,26 @@ class Line:
 
 
 class Lines(dict[int, Line]):
-    """The IKE SAs of a peer that are up, by handle."""
+    """The IKE SAs of a peer that are up, by handle; `changed` names children whose pairs or requests changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed: dict[str | None, None] = {}
 
     def usable(self) -> dict[int, Line]:
         """Return those on which new pairs belong."""
         return {handle: line for handle, line in self.items() if line.usable}
+
+    def host_changed(self, addresses: Container[str]) -> None:
+        """Take the addresses of this host: which paths are lost."""
+        for line in self.values():
+            line.lost = not line.mobile and line.path.local.address not in addresses
+
+    def make_stale(self, children: Iterable[str]) -> None:
+        """Want successors for the pairs of these children."""
+        for child in children:
+            for pair in self.pairs(child):
+                pair.stale = True
 
     def retire(self, handles: tuple[int, ...], cause: Cause) -> None:
         """Want successors for these lines, those of them that are still up."""
@@ -93,16 +146,16 @@ class Lines(dict[int, Line]):
 
     def pairs(self, child: str | None = None) -> list[Pair]:
         """Return the pairs of one child, or all."""
-        return [p for line in self.values() for p in line.pairs.values() if child in (None, p.slot.child)]
+        return [p for line in self.values()
+                for p in (line.pairs if child is None else line.pairs.of(child)).values()]
 
     def spis(self, child: str) -> list[int]:
         """Return the inbound SPIs of one child's pairs."""
-        return [spi for line in self.values() for spi, pair in line.pairs.items() if pair.slot.child == child]
+        return [spi for line in self.values() for spi in line.pairs.of(child)]
 
-    def unsettled(self) -> dict[str, None]:
-        """Return the children that have pairs which need a successor."""
-        return {pair.slot.child: None for line in self.values() for pair in line.pairs.values()
-                if pair.stale or not line.usable}
+    def unsettled(self, child: str) -> bool:
+        """Return whether a child has pairs which need a successor."""
+        return any(pair.stale or not line.usable for line in self.values() for pair in line.pairs.of(child).values())
 
     def duplicates(self) -> list[tuple[int, float]]:
         """Return the pairs that have a better one in their slot, and when to close each."""
@@ -115,29 +168,25 @@ class Lines(dict[int, Line]):
         """
         usable = self.usable()
         for handle, line in list(self.items()):
+            if line.usable:
+                continue
             free = not any(p.slot.child in unfinished for p in line.pairs.values())
             if (line.retired and (free or not addressed)) or (line.lost and free and usable):
                 yield handle, Cause.NO_ROUTE if line.lost else line.retired or Cause.REPLACED
 
     def pop_pair(self, spi_in: int) -> Pair | None:
         """Forget a pair; return it."""
-        for line in self.values():
-            if spi_in in line.pairs:
-                return line.pairs.pop(spi_in)
-        return None
+        pair = next((pair for line in self.values() if (pair := line.pairs.take(spi_in)) is not None), None)
+        if pair is not None:
+            self.changed[pair.slot.child] = None
+        return pair
 
 
 class Holdings:
     """What the usable lines of a peer have and have asked for, by child."""
 
     def __init__(self, lines: Iterable[Line]) -> None:
-        self._pairs: dict[str, list[Pair]] = {}
-        self._pending: dict[Slot, ChildPolicy] = {}
-        for line in lines:
-            self._pending |= line.pending
-            for pair in line.pairs.values():
-                if not pair.stale:
-                    self._pairs.setdefault(pair.slot.child, []).append(pair)
+        self._lines = tuple(lines)
 
     def missing(self, requests: list[ChildRequest]) -> list[ChildRequest]:
         """Return which of one child's requests no pair serves and nobody asked for.
@@ -147,16 +196,20 @@ class Holdings:
         """
         found: list[ChildRequest] = []
         for request in requests:
-            pairs = self._pairs.get(request.child.child, ())
+            pairs = self._pairs(request.child.child)
             if any(p.slot == slot_of(request) and not p.serves(request) for p in pairs):
                 request = replace(request, slot=request.slot + len(requests))
-            if slot_of(request) not in self._pending and not any(p.serves(request) for p in pairs):
+            asked = any(slot_of(request) in line.pending for line in self._lines)
+            if not asked and not any(p.serves(request) for p in pairs):
                 found.append(request)
         return found
 
     def complete(self, requests: list[ChildRequest]) -> bool:
         """Return whether pairs that stand serve all of one child's requests."""
-        return all(any(p.serves(r) for p in self._pairs.get(r.child.child, ())) for r in requests)
+        return all(any(p.serves(r) for p in self._pairs(r.child.child)) for r in requests)
+
+    def _pairs(self, child: str) -> list[Pair]:
+        return [pair for line in self._lines for pair in line.pairs.of(child).values() if not pair.stale]
 
 
 class Backoff:
@@ -192,9 +245,12 @@ class Pauses:
         """Return when the slot may be asked for."""
         return self._slots[slot][0] if slot in self._slots else 0.0
 
-    def forget(self, slot: Slot) -> None:
-        """Clear one slot: its pair was stable."""
-        self._slots.pop(slot, None)
+    def ended(self, pair: Pair, now: float, *, expected: bool) -> None:
+        """A pair ended: clear its slot where it was stable, pause where it was made and closed at once."""
+        if now - pair.since >= STABLE_S:
+            self._slots.pop(pair.slot, None)
+        elif now - pair.since < SPIN_S and not expected:
+            self.pause(pair.slot, now)               # do not spin
 
     def clear(self) -> None:
         """Clear all: something changed that may help."""
@@ -249,7 +305,7 @@ def duplicates(line: Line) -> list[tuple[int, float]]:
     best: dict[Slot, tuple[int, Pair]] = {}
     worse: list[tuple[int, float]] = []
     grace_s = DUPLICATE_GRACE_S if line.initiator else 2 * DUPLICATE_GRACE_S
-    for spi, pair in line.pairs.items():
+    for spi, pair in [item for child in line.pairs.several for item in line.pairs.of(child).items()]:
         if pair.stale:
             continue
         other = best.setdefault(pair.slot, (spi, pair))

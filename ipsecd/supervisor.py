@@ -43,7 +43,7 @@ from ipsecd.supervision import (
     unreached,
 )
 from ipsecd.views import Failed
-from ipsecd.wants import Wants
+from ipsecd.wants import Gaps, Wants
 
 
 class PeerSupervisor:
@@ -58,6 +58,8 @@ class PeerSupervisor:
         self._rng = rng
         self._actions: list[Action] = []
         self.wants = Wants(policy)
+        self._gaps = Gaps(self.wants, self.lines)
+        self._stale = False                          # there may be pairs that need a successor
         self._paths: tuple[Path, ...] = ()           # still to try, in order
         self._backoff, self._pauses = Backoff(rng), Pauses(rng)
         self.redirects = Redirects()
@@ -147,6 +149,7 @@ class PeerSupervisor:
         else:
             self.last_failure = Failed(loop, now)
             line.pending = line.pending if line.pairs else {}    # none came along with IKE_AUTH: ask for them
+            self.wants.changed[None] = None
 
     def child_up(self, report: reports.ChildUp, now: float) -> None:
         """A pair is up, made by either end."""
@@ -155,6 +158,7 @@ class PeerSupervisor:
             return
         slot = Slot(report.pair.child.child, report.pair.slot)
         asked, policy = line.pending.pop(slot, None), self.policy.child(slot.child)
+        self.lines.changed[slot.child] = None
         if policy is None or slot.child in self.wants.down:
             self._actions.append(DeleteChild(report.pair.spi_in, Cause.OPERATOR if policy else Cause.RELOADED))
             return
@@ -162,6 +166,7 @@ class PeerSupervisor:
         self.last_failure = None
         narrowed = report.narrowed and self.wants.fall_back(slot.child)   # one pair at a time: ask for the others too
         stale = asked is not None and needs_new_pairs(asked, policy)
+        self._stale |= stale
         line.pairs[report.pair.spi_in] = pair_of(report.pair, slot, now, narrowed=narrowed, stale=stale)
 
     def child_moved(self, report: reports.ChildMoved) -> None:
@@ -174,16 +179,15 @@ class PeerSupervisor:
     def child_gone(self, report: reports.ChildGone, now: float) -> None:
         """A pair ended; an on-demand child then waits for traffic again."""
         pair = self.lines.pop_pair(report.spi_in)
-        if pair is not None and now - pair.since >= STABLE_S:
-            self._pauses.forget(pair.slot)
-        elif pair is not None and now - pair.since < SPIN_S and report.failure.cause not in EXPECTED_ENDS:
-            self._pauses.pause(pair.slot, now)       # made and closed at once: do not spin
+        if pair is not None:
+            self._pauses.ended(pair, now, expected=report.failure.cause in EXPECTED_ENDS)
         if not self.lines.pairs(report.child.child):
             self.wants.release(report.child.child)
 
     def child_refused(self, report: reports.ChildRefused, now: float) -> None:
         """A pair that we asked for was not made."""
         slot = slot_of(report.request)
+        self.lines.changed[slot.child] = None
         if report.handle in self.lines:
             self.lines[report.handle].pending.pop(slot, None)
         if report.failure.cause is Cause.REPLACED:
@@ -209,16 +213,14 @@ class PeerSupervisor:
 
     def host_changed(self, addresses: frozenset[str]) -> None:
         """Local addresses or routes changed: leave paths whose local address is gone, retry at once."""
-        for line in self.lines.values():
-            line.lost = not line.mobile and line.path.local.address not in addresses
+        self.lines.host_changed(addresses)
         if not isinstance(self.phase, Connecting) or self.phase.path.local.address not in addresses:
             self._drop_attempt(Cause.NO_ROUTE)
 
     def suspicion(self, now: float) -> None:
         """Unauthenticated evidence says the peer lost its state: at most one parallel attempt, nothing torn down."""
         if now - self._last_suspicion >= SUSPICION_S and isinstance(self.phase, Idle | Resolving):
-            self._last_suspicion = now
-            self._suspicious = True
+            self._last_suspicion, self._suspicious = now, True
 
     def path_changed(self, handle: int, path: Path) -> None:
         """The IKE SA moved to another path."""
@@ -250,8 +252,8 @@ class PeerSupervisor:
         for name in gone:
             self.child_failures.pop(name, None)
             self._close_child(name, Cause.RELOADED)
-        for pair in self.lines.pairs():
-            pair.stale = pair.stale or pair.slot.child in changed
+        self.lines.make_stale(changed)
+        self._stale |= bool(changed)
         self._pauses.clear()
         if disruptive:
             self.lines.retire(tuple(self.lines), Cause.RELOADED)
@@ -292,7 +294,7 @@ class PeerSupervisor:
         newest = self.lines.newest()
         if newest is not None:
             found += [Deadline(max(newest[1].ready_at, self._pauses.until(slot_of(r))),
-                               f"ask for child {r.child.child}") for r in self._missing()]
+                               f"ask for child {r.child.child}") for r in self._gaps.missing()]
         if isinstance(self.phase, Waiting | Resolving):
             found.append(self.phase.deadline)
         elif self.policy.addresses and isinstance(self.phase, Idle):
@@ -314,14 +316,17 @@ class PeerSupervisor:
         if newest is None or newest[1].ready_at > now:
             return
         handle, line = newest
-        for request in self._missing():
+        for request in self._gaps.missing():
             policy = self.policy.child(request.child.child)
             if policy is not None and self._pauses.until(slot_of(request)) <= now:
                 line.pending[slot_of(request)] = policy
+                self.lines.changed[request.child.child] = None
                 self._actions.append(CreateChild(handle, request))
 
     def _break_stale(self) -> None:
         """Close the lines and pairs that have successors."""
+        if not self._stale and all(line.usable for line in self.lines.values()):
+            return
         has = Holdings(self.lines.usable().values())
         unfinished = {r[0].child.child for r in self.wants.requests(self.lines) if not has.complete(r)}
         for handle, cause in self.lines.finished(unfinished, addressed=bool(self.policy.addresses)):
@@ -330,6 +335,7 @@ class PeerSupervisor:
         for spi, pair in [item for line in self.lines.values() for item in line.pairs.items()]:
             if pair.stale and pair.slot.child not in unfinished:
                 self._delete_pair(spi, Cause.RELOADED)
+        self._stale = any(pair.stale for pair in self.lines.pairs())
 
     def _reach(self, now: float) -> None:
         """Make an IKE SA if one is needed; else look names up from time to time, to recognise who comes in."""
@@ -364,10 +370,6 @@ class PeerSupervisor:
         self.phase = Waiting(Deadline(now + seconds, f"next attempt: {why}"))
         if self._needs_line():
             self._actions.append(Wait(seconds, why))
-
-    def _missing(self) -> list[reports.ChildRequest]:
-        has = Holdings(self.lines.usable().values())
-        return [request for requests in self.wants.requests(self.lines) for request in has.missing(requests)]
 
     def _needs_line(self) -> bool:
         return bool(self.policy.addresses and (self._suspicious or not self.lines.usable()) and self.desired())

@@ -233,14 +233,15 @@ def _match(session: Session, asked_local: Selectors, asked_remote: Selectors, mo
     name, one without a pair goes first.
     """
     found: list[tuple[tuple[bool, bool, int], ChildPolicy, Selectors, Selectors]] = []
-    up = {c.policy.key for c in session.children.values() if c.live}
-    for at, child in enumerate(session.peer.children):
-        ts_local, ts_remote = narrow(asked_local, child.local), narrow(asked_remote, child.remote)
-        if ts_local and ts_remote and child.mode is mode:
-            whole = is_within(asked_local, child.local) and is_within(asked_remote, child.remote)
-            twin = any(c.interface != child.interface and (c.local, c.remote) == (child.local, child.remote)
-                       for c in session.peer.children)
-            found.append(((not whole, (twin or not whole) and child.key in up, at), child, ts_local, ts_remote))
+    fitting = [(at, child, ts_local, ts_remote) for at, child in enumerate(session.peer.children)
+               if child.mode is mode and (ts_remote := narrow(asked_remote, child.remote))
+               and (ts_local := narrow(asked_local, child.local))]
+    for at, child, ts_local, ts_remote in fitting:
+        whole = is_within(asked_local, child.local) and is_within(asked_remote, child.remote)
+        twin = any(c.interface != child.interface and (c.local, c.remote) == (child.local, child.remote)
+                   for _, c, _, _ in fitting)
+        up = (twin or not whole) and any(c.live and c.policy.key == child.key for c in session.children.values())
+        found.append(((not whole, up, at), child, ts_local, ts_remote))
     if not found:
         if mode is Mode.TUNNEL and any(child.mode is Mode.TRANSPORT and narrow(asked_local, child.local)
                                        and narrow(asked_remote, child.remote) for child in session.peer.children):

@@ -14,6 +14,7 @@ from ipsecd.causes import Cause
 from ipsecd.phases import Idle, Slot
 from ipsecd.policy import TsStyle
 from ipsecd.supervision import child_requests
+from tests.support.calls import calls
 from tests.unit.supervisor.rig import Rig, child, peer
 
 TWO = ("10.2.0.0/16", "10.3.0.0/16")
@@ -375,3 +376,26 @@ def test_shutdown_closes_everything_and_starts_nothing() -> None:
     rig.s.close(Cause.SHUTDOWN)
     assert DeleteIke(handle, Cause.SHUTDOWN) in rig.go()
     assert {type(a) for a in rig.wait(1000.0)} == {StartResolve}      # names only: nothing is wanted any more
+
+
+def test_what_happens_to_a_child_costs_the_same_whatever_others_the_peer_has() -> None:
+    few, many = (events_of_one_child(count) for count in (10, 1000))
+    assert many <= few * 1.1
+
+
+def events_of_one_child(count: int) -> int:
+    """Return the calls that a child costs which goes and comes again, beside others that stay."""
+    names = [f"c{number}" for number in range(count)]
+    rig = Rig(peer(*(child(name) for name in names)))
+    handle = rig.up(*names)
+    rig.now += 40.0
+
+    def again() -> None:
+        rig.child_gone(next(iter(rig.s.lines[handle].pairs)))
+        assert len(rig.go(CreateChild)) == 1
+        rig.deadline()
+        rig.child_up(handle, names[0])
+        rig.go()
+        rig.deadline()
+
+    return calls(again)

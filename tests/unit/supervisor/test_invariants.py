@@ -14,7 +14,7 @@ from ipsecd.causes import Cause, Failure
 from ipsecd.phases import Connecting, Resolving, Waiting
 from ipsecd.policy import PeerPolicy
 from ipsecd.reports import ChildRefused, ChildRequest, IkeFailed, IkeGone
-from ipsecd.supervision import slot_of
+from ipsecd.supervision import Holdings, slot_of
 from tests.unit.supervisor.rig import LOCAL, Rig, child, path, peer
 
 TWO = ("10.2.0.0/16", "10.3.0.0/16")
@@ -209,7 +209,7 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def what_is_wanted_is_there_or_on_its_way(self) -> None:
-        s, missing = self.rig.s, self.rig.s._missing()
+        s, missing = self.rig.s, self.rig.s._gaps.missing()
         if not s.policy.enabled or not missing:
             return
         if s.lines.usable():
@@ -217,6 +217,12 @@ class World(RuleBasedStateMachine):
         elif s.policy.addresses:
             assert isinstance(s.phase, Connecting | Resolving | Waiting)
             assert isinstance(s.phase, Connecting) or self.rig.deadline() is not None
+
+    @invariant()
+    def what_is_missing_is_the_same_looked_at_whole(self) -> None:
+        s = self.rig.s
+        has = Holdings(s.lines.usable().values())
+        assert s._gaps.missing() == [r for asked in s.wants.requests(s.lines) for r in has.missing(asked)]
 
     @invariant()
     def deadline_is_ahead(self) -> None:
@@ -257,4 +263,4 @@ def test_peer_that_is_left_alone_with_a_willing_network_comes_up_from_anywhere()
                 for _, request in list(rig.asked):
                     rig.child_up(rig.handle, request.child.child, request.slot,
                                  remote=tuple(str(t) for t in request.ts_remote))
-        assert rig.s._missing() == []
+        assert rig.s._gaps.missing() == []

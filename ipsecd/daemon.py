@@ -51,7 +51,7 @@ from ipsecd.runtime.revocation import RevocationFetcher
 from ipsecd.runtime.routing import Router
 from ipsecd.runtime.state import note_directory, save_plan
 from ipsecd.runtime.systemd import Notifier
-from ipsecd.runtime.tun import lock_domain, open_tun
+from ipsecd.runtime.tun import lock_domain, open_queues
 from ipsecd.sa import ChildKey, Path
 from ipsecd.service import DaemonService
 
@@ -159,14 +159,16 @@ class Daemon:
     def open_tuns(self, devices: Iterable[Device]) -> None:
         """Let the engine read the devices; raises LocalError."""
         for device in devices:
-            descriptor = open_tun(device.name, vnet_hdr_bytes=VNET_BYTES)
-            self.engine.add_tun(Tun(device.name, descriptor, interface=device.interface, offload=True))
+            first, *further = open_queues(device.name, self.engine.queues, vnet_hdr_bytes=VNET_BYTES)
+            self.engine.add_tun(Tun(device.name, first, device.interface, offload=True, further=tuple(further)))
+            single = "" if len(further) + 1 == self.engine.queues else (
+                f" of {self.engine.queues}: the device was made for one, and keeps it until it is made anew")
+            self.publish(Notice("device", f"{device.name}: queues {len(further) + 1}{single}"))
 
     def close_tuns(self, devices: Iterable[Device]) -> None:
         """Let the engine go of the devices, which stay."""
         for device in devices:
-            descriptor = self.engine.remove_tun(device.name)
-            if descriptor is not None:
+            for descriptor in self.engine.remove_tun(device.name):
                 os.close(descriptor)
 
     def _build(self, pool: ThreadPoolExecutor) -> None:

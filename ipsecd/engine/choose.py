@@ -17,13 +17,16 @@ from ipsecd.rng import Rng
 
 
 class GatewayEngine(Engine, Protocol):
-    """An engine whose devices and sockets come and go."""
+    """An engine whose devices and sockets come and go; of each device it reads up to `queues`."""
+
+    queues: int
 
     def add_tun(self, tun: Tun) -> None:
         """Read from and write to a TUN device."""
 
-    def remove_tun(self, device: str) -> int | None:
-        """Let go of a device; return its descriptor, which the caller then closes."""
+    def remove_tun(self, device: str) -> tuple[int, ...]:
+        """Let go of a device; return its descriptors, which the caller then closes."""
+        ...
 
     def add_socket(self, address: str, sock: socket.socket) -> None:
         """Read from and send through a socket bound to this local address."""

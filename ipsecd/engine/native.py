@@ -7,6 +7,7 @@ Children, devices and interfaces are numbers there: `_Numbers` has their names.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from ipaddress import ip_address
@@ -33,6 +34,7 @@ from ipsecd.selectors import TrafficSelector
 from ipsecd.suites import ChildSuite, EspSuite
 
 MAX_REPORTS = 64                                   # taken in one turn of the loop
+MAX_QUEUES = 4                                     # of a device: what they seal is sent by one thread at a time
 
 _TSO = OFFLOAD_CHECKSUM | OFFLOAD_TSO4 | OFFLOAD_TSO6
 K = TypeVar("K", bound=Hashable)
@@ -60,6 +62,7 @@ class NativeEngine:
     """The data plane in Rust (engine.contract.Engine)."""
 
     name = "native"
+    queues = min(MAX_QUEUES, len(os.sched_getaffinity(0)))
 
     def __init__(self, loop: asyncio.AbstractEventLoop, listener: EngineListener, tuns: Sequence[Tun],
                  sockets: Mapping[str, socket.socket], *, fault: Callable[[str], None]) -> None:
@@ -91,15 +94,15 @@ class NativeEngine:
             set_offload(tun.fd, _TSO)              # Linux before 6.2 cuts UDP itself
         self._tuns[tun.device] = tun
         interface = None if tun.interface is None else self._interfaces[tun.interface]
-        self.plane.add_tun(self.devices[tun.device], tun.fd, interface, tun.offload, joins_udp)
+        self.plane.add_tun(self.devices[tun.device], [tun.fd, *tun.further], interface, tun.offload, joins_udp)
 
-    def remove_tun(self, device: str) -> int | None:
-        """Let go of a device; return its descriptor, which the caller then closes, None for an unknown one."""
+    def remove_tun(self, device: str) -> tuple[int, ...]:
+        """Let go of a device; return its descriptors, which the caller then closes, none for an unknown one."""
         tun = self._tuns.pop(device, None)
         if tun is None:
-            return None
+            return ()
         self.plane.remove_tun(self.devices[device])
-        return tun.fd
+        return (tun.fd, *tun.further)
 
     def add_socket(self, address: str, sock: socket.socket) -> None:
         """Read from and send through a socket bound to this local address; an earlier one of its protocol is let go."""

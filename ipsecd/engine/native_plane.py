@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-INTERFACE = 5                                      # of the compiled module; one that is older or newer is not used
+INTERFACE = 6                                      # of the compiled module; one that is older or newer is not used
 
 
 class NativePlane(Protocol):
@@ -16,8 +16,9 @@ class NativePlane(Protocol):
         """Return what is readable while there are reports."""
         ...
 
-    def add_tun(self, device: int, fd: int, interface: int | None, vnet: bool, joins_udp: bool, /) -> None:
-        """Read a device in a thread; `interface` is the ingress interface that it serves."""
+    def add_tun(self, device: int, queues: Sequence[int], interface: int | None, vnet: bool, joins_udp: bool, /
+                ) -> None:
+        """Read the queues of a device, a thread each; `interface` is the ingress interface that it serves."""
         ...
 
     def remove_tun(self, device: int, /) -> None:

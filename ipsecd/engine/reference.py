@@ -56,7 +56,8 @@ Observer = Callable[[str, bytes, int | DropReason], None]
 
 
 class Tun(NamedTuple):
-    """A TUN device: its name, its non-blocking descriptor, the ingress interface it serves (None: all others).
+    """A TUN device: its name, its non-blocking descriptor, the ingress interface it serves (None: all others); and
+    descriptors of its `further` queues, for an engine that has `queues` of them.
 
     `offload` says that it was opened with a virtio header of ten bytes: we hand over joined packets.  The engine turns
     the device's own offloads (TUNSETOFFLOAD) off, so that what it hands over is whole, with finished checksums.
@@ -66,12 +67,14 @@ class Tun(NamedTuple):
     fd: int
     interface: str | None = None
     offload: bool = False
+    further: tuple[int, ...] = ()
 
 
 class ReferenceEngine:
     """The data plane in Python (engine.contract.Engine)."""
 
     name = "reference"
+    queues = 1
 
     def __init__(self, loop: asyncio.AbstractEventLoop, listener: EngineListener, tuns: Sequence[Tun],
                  sockets: Mapping[str, socket.socket], *, clock: Callable[[], float], rng: Rng,
@@ -106,16 +109,16 @@ class ReferenceEngine:
         self._plane.add_device(tun.device, tun.interface)
         self._loop.add_reader(tun.fd, self._tun_readable, tun)
 
-    def remove_tun(self, device: str) -> int | None:
-        """Let go of a device; return its descriptor, which the caller then closes, None for an unknown one."""
+    def remove_tun(self, device: str) -> tuple[int, ...]:
+        """Let go of a device; return its descriptors, which the caller then closes, none for an unknown one."""
         self._joins_udp.discard(device)
         tun = self._tuns.pop(device, None)
         if tun is None:
-            return None
+            return ()
         self._loop.remove_reader(tun.fd)
         self._plane.remove_device(device)
         self._delivered.pop(device, None)
-        return tun.fd
+        return (tun.fd,)
 
     def add_socket(self, address: str, sock: socket.socket) -> None:
         """Read from and send through a socket bound to this local address; an earlier one of its protocol is let go."""

@@ -43,6 +43,8 @@ _UNREACHABLE = 7                                    # RTN_UNREACHABLE
 _UNICAST = 1                                        # RTN_UNICAST
 _TO_TABLE, _GOTO, _NOP = 1, 2, 3                    # FR_ACT_* of linux/fib_rules.h
 _NO_SUPPRESSION = 0xFFFFFFFF
+_TC_H_ROOT = 0xFFFFFFFF
+_NEVER_UP = "noop"                                  # the queue discipline of a new device
 _GEN_MODE_NONE = 1                                  # IN6_ADDR_GEN_MODE_NONE
 _PRIORITIES = 10                                    # priorities of a domain, routing_plan.py
 _FAMILY_OFF = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES)   # no IPv6 in this kernel, or disable_ipv6
@@ -158,6 +160,10 @@ class Kernel:
         with contextlib.suppress(NetlinkError):      # a kernel without IPv6
             self._ip.link("set", index=index, IFLA_AF_SPEC={"attrs": [
                 ("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _GEN_MODE_NONE)]})]})
+        if link.get_attr("IFLA_QDISC") == _NEVER_UP:
+            # Its queues are what holds and drops; the default discipline for each of 256 that might be takes 12 MB.
+            with contextlib.suppress(NetlinkError):
+                self._ip.tc("replace", "noqueue", index=index, parent=_TC_H_ROOT)
         self._ip.link("set", index=index, mtu=device.mtu, ifalias=alias, state="up")
         for key, value in device.sysctls:
             # Not under ProtectKernelTunables= nor without IPv6; the guard drops redirects all the same.

@@ -1,5 +1,8 @@
 """The tunnel device (Documentation/networking/tuntap.rst): persistent, so that its index, routes and counters outlive
 the daemon, and adopted by the next start.
+
+It is made for several queues, whatever the engine of today reads.  One that an earlier version made for a single queue
+stays as it is, for what the kernel routes into it is held back by it.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import fcntl
 import os
 import socket
 import struct
+from array import array
 from collections.abc import Generator
 
 from ipsecd.errors import LocalError
@@ -22,8 +26,11 @@ _TUNSETOWNER = 0x400454CC
 _TUNSETOFFLOAD = 0x400454D0
 _TUNSETVNETHDRSZ = 0x400454D8
 _IFF_TUN = 0x0001
+_IFF_MULTI_QUEUE = 0x0100
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_GLINK = 0x0A
 _DROPPED_COLUMN = 11                                # of /proc/net/dev: after eight inbound ones the fourth
 _SIOCSIFTXQLEN = 0x8943
 QUEUE_PACKETS = 2000                                # what a fast LAN sends while the loop is busy for 20 ms
@@ -41,11 +48,63 @@ class DeviceBusyError(LocalError):
 
 
 def open_tun(name: str, *, vnet_hdr_bytes: int = 0, owner: int | None = None) -> int:
-    """Make or adopt a persistent TUN device and return its non-blocking descriptor, which the caller closes.
+    """Make or adopt a persistent TUN device and return the non-blocking descriptor of one queue of it."""
+    return open_queues(name, 1, vnet_hdr_bytes=vnet_hdr_bytes, owner=owner)[0]
 
-    `vnet_hdr_bytes` (0, 10 or 12) puts a virtio_net_hdr ahead of every packet; `owner` is a user ID that may attach
-    without CAP_NET_ADMIN.  Raises DeviceBusyError while another process is attached, LocalError otherwise.
+
+def open_queues(name: str, most: int, *, vnet_hdr_bytes: int = 0, owner: int | None = None) -> tuple[int, ...]:
+    """Make or adopt a persistent TUN device and return non-blocking descriptors of its queues, which the caller closes.
+
+    There are `most` of them, or one where the device was made for a single one.  `vnet_hdr_bytes` (0, 10 or 12) puts a
+    virtio_net_hdr ahead of every packet; `owner` is a user ID that may attach without CAP_NET_ADMIN.  Raises
+    DeviceBusyError while another process is attached, LocalError otherwise.
     """
+    present = _is_present(name)
+    if present and _has_link(name):                    # of a TUN device that is up: somebody reads it
+        raise DeviceBusyError(f"{name} is in use by another process")
+    flags = _IFF_TUN | _IFF_NO_PI | _IFF_MULTI_QUEUE | (_IFF_VNET_HDR if vnet_hdr_bytes else 0)
+    try:
+        first = _attach(name, flags)
+    except LocalError as error:
+        if not present or not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EINVAL:
+            raise
+        most, first = 1, _attach(name, flags & ~_IFF_MULTI_QUEUE)
+    found = [first]
+    try:
+        fcntl.ioctl(first, _TUNSETPERSIST, 1)
+        if owner is not None:
+            fcntl.ioctl(first, _TUNSETOWNER, owner)
+        if vnet_hdr_bytes:
+            fcntl.ioctl(first, _TUNSETVNETHDRSZ, struct.pack("i", vnet_hdr_bytes))
+        _set_queue(name)
+        for _ in range(most - 1):
+            found.append(_attach(name, flags))
+    except (OSError, LocalError) as e:
+        for descriptor in found:
+            os.close(descriptor)
+        raise e if isinstance(e, LocalError) else LocalError(f"{name}: {e.strerror}") from e
+    return tuple(found)
+
+
+def _is_present(name: str) -> bool:
+    try:
+        return socket.if_nametoindex(name) > 0
+    except OSError:
+        return False
+
+
+def _has_link(name: str) -> bool:
+    """Return whether an interface is up and has a carrier, as it is at this moment: its flags follow a second later."""
+    value = array("I", [_ETHTOOL_GLINK, 0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try:
+            fcntl.ioctl(s, _SIOCETHTOOL, struct.pack("16sP16x", name.encode(), value.buffer_info()[0]))
+        except OSError:
+            return False
+    return value[1] == 1
+
+
+def _attach(name: str, flags: int) -> int:
     if not 0 < len(name.encode()) <= _MAX_NAME:
         raise LocalError(f"{name!r} is no name of an interface")
     try:
@@ -53,14 +112,7 @@ def open_tun(name: str, *, vnet_hdr_bytes: int = 0, owner: int | None = None) ->
     except OSError as e:
         raise LocalError(f"{_CLONE}: {e.strerror}: is the tun module loaded?") from e
     try:
-        flags = _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if vnet_hdr_bytes else 0)
         fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
-        fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
-        if owner is not None:
-            fcntl.ioctl(descriptor, _TUNSETOWNER, owner)
-        if vnet_hdr_bytes:
-            fcntl.ioctl(descriptor, _TUNSETVNETHDRSZ, struct.pack("i", vnet_hdr_bytes))
-        _set_queue(name)
     except OSError as e:
         os.close(descriptor)
         if e.errno == errno.EBUSY:
@@ -97,8 +149,8 @@ def queue_overflow(name: str, table: str = "/proc/net/dev") -> int:
 
 
 def make_device(name: str) -> None:
-    """Make the device where it does not exist; one that a process is attached to stays as it is."""
-    with contextlib.suppress(DeviceBusyError):
+    """Make the device where it does not exist; one that is there stays as it is."""
+    if not _is_present(name):
         os.close(open_tun(name))
 
 

@@ -51,6 +51,7 @@ def test_device_outlives_its_reader_and_is_adopted_with_the_same_index(node: Nod
 def test_device_with_a_reader_is_busy_and_making_it_again_leaves_it_alone(node: Node) -> None:
     with node.within():
         descriptor = open_tun("ipsec0")
+        node.ip("link set ipsec0 up")
         with pytest.raises(DeviceBusyError):
             open_tun("ipsec0")
         make_device("ipsec0")

@@ -102,8 +102,8 @@ class TestNativeEngine(EngineContract):
         rig.connect()
         engine = rig.a.engine
         assert isinstance(engine, NativeEngine)
-        assert engine.remove_tun("ipsec0") == rig.a.tun.fileno()
-        assert engine.remove_tun("ipsec0") is None
+        assert engine.remove_tun("ipsec0") == (rig.a.tun.fileno(),)
+        assert engine.remove_tun("ipsec0") == ()
         rig.a.send(p.ipv4())
         engine.add_tun(Tun("ipsec0", rig.a.tun.fileno(), offload=bool(self.header)))
         assert rig.carried(rig.b, 1) == [p.ipv4()]

@@ -129,6 +129,23 @@ pub fn parse(packet: &[u8], quoted: bool) -> Result<Headers, Fault> {
     }
 }
 
+/// Tells flows apart, for spreading them; fragments, which may show no ports, by their addresses alone.
+pub fn flow_hash(packet: &[u8]) -> u32 {
+    let (addresses, protocol, payload) = match packet.first().map(|first| first >> 4) {
+        Some(4) if packet.len() >= 20 => {
+            let fragment = be16(packet, 6) & 0x3FFF != 0;
+            (12..20, if fragment { 0 } else { packet[9] }, usize::from(packet[0] & 15) * 4)
+        }
+        Some(6) if packet.len() >= 40 => (8..40, packet[6], 40),
+        _ => return 0,
+    };
+    let ports = if matches!(protocol, TCP | UDP) { packet.get(payload..payload + 4) } else { None };
+    let bytes = packet[addresses].iter().chain(ports.unwrap_or_default());
+    // FNV-1a, which spreads neighbours well enough.
+    let mixed = bytes.fold(0x811C_9DC5u32, |sum, byte| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    mixed ^ mixed >> 16
+}
+
 /// The headers of the packet that an ICMP error is about; `None` when this is no ICMP error (RFC 4301 6.2).
 pub fn quoted_packet(packet: &[u8], headers: &Headers) -> Option<Headers> {
     let kind = icmp_type(headers)?;

@@ -7,9 +7,11 @@ use crate::ah_inbound;
 use crate::arguments::{EntryTuple, PairArguments, PathTuple, StatsTuple, entry_of, path_of, stats_of, tuple_of};
 use crate::inbound::{self, Bytes, Delivered, Outside};
 use crate::lock;
-use crate::outbound::{self, Outbound};
+use crate::order::Order;
+use crate::outbound::Outbound;
 use crate::panics;
 use crate::plane::Plane;
+use crate::protect::Dummy;
 use crate::reports::Report;
 use crate::segment::Cutter;
 use crate::spd::Id;
@@ -27,21 +29,14 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 /// What native.py must know too; another number for every change of what passes between the two.
-const INTERFACE: u32 = 5;
+const INTERFACE: u32 = 6;
 
 type DropList = Vec<(&'static str, u64)>;
 
 #[derive(PartialEq, Eq, Hash)]
 enum Source {
-    Tun(Id),
+    Queue(Id, usize),
     Port(IpAddr, u8),
-}
-
-/// What the caller's own packets go through: released and injected ones.
-#[derive(Default)]
-struct Caller {
-    outbound: Outbound,
-    sender: RunSender,
 }
 
 /// The data plane.  Its threads run from `add_tun` and `add_socket` until `remove_*` or `close`.
@@ -49,7 +44,8 @@ struct Caller {
 struct Engine {
     shared: Arc<Shared>,
     workers: Mutex<HashMap<Source, Worker>>,
-    caller: Mutex<Caller>,
+    /// What the caller's own packets go through: released ones.
+    caller: Mutex<Outbound>,
 }
 
 #[pymethods]
@@ -57,7 +53,8 @@ impl Engine {
     #[new]
     fn new() -> PyResult<Engine> {
         panics::install();
-        let shared = Shared { plane: Plane::new()?, ports: Ports::default(), tuns: Tuns::default() };
+        let shared =
+            Shared { plane: Plane::new()?, ports: Ports::default(), tuns: Tuns::default(), order: Order::default() };
         Ok(Engine { shared: Arc::new(shared), workers: Mutex::default(), caller: Mutex::default() })
     }
 
@@ -70,18 +67,24 @@ impl Engine {
         &self,
         py: Python<'_>,
         device: Id,
-        fd: RawFd,
+        fds: Vec<RawFd>,
         interface: Option<Id>,
         vnet: bool,
         joins_udp: bool,
     ) -> PyResult<()> {
         self.remove_tun(py, device);
-        let tun = Arc::new(Tun { device, fd: sys::duplicate(fd)?, vnet, joins_udp });
+        let queues = fds.into_iter().map(sys::duplicate).collect::<Result<Vec<_>, _>>()?;
+        if queues.is_empty() {
+            return Err(PyValueError::new_err("a device has a queue"));
+        }
+        let tun = Arc::new(Tun { device, queues, vnet, joins_udp });
         py.detach(|| {
             self.shared.plane.add_device(device, interface);
             self.shared.tuns.insert(tun.clone());
-            let worker = Worker::of_tun(self.shared.clone(), tun)?;
-            lock(&self.workers).insert(Source::Tun(device), worker);
+            for queue in 0..tun.queues.len() {
+                let worker = Worker::of_queue(self.shared.clone(), tun.clone(), queue)?;
+                lock(&self.workers).insert(Source::Queue(device, queue), worker);
+            }
             Ok(())
         })
     }
@@ -89,7 +92,11 @@ impl Engine {
     /// Returns when no thread of ours uses the device any more.
     fn remove_tun(&self, py: Python<'_>, device: Id) {
         py.detach(|| {
-            drop(lock(&self.workers).remove(&Source::Tun(device)));
+            let mut queue = 0;
+            while let Some(worker) = lock(&self.workers).remove(&Source::Queue(device, queue)) {
+                drop(worker);
+                queue += 1;
+            }
             if let Some(tun) = self.shared.tuns.remove(device) {
                 wait_for_others(&tun);
             }
@@ -151,14 +158,12 @@ impl Engine {
             if released.is_empty() {
                 return;
             }
-            let mut caller = lock(&self.caller);
-            let Caller { outbound, sender } = &mut *caller;
+            let mut outbound = lock(&self.caller);
             for (device, mut packet) in released {
                 if let Some(cutter) = Cutter::new(&mut packet, false) {
-                    outbound.packet(&self.shared.plane, device, &cutter, now, sender);
+                    self.shared.send(&mut outbound, &mut RunSender::default(), device, &[cutter], now);
                 }
             }
-            sender.flush(&self.shared.plane, &self.shared.ports);
         })
     }
 
@@ -187,10 +192,14 @@ impl Engine {
 
     fn inject(&self, py: Python<'_>, child: Id, mut packet: Vec<u8>) -> PyResult<bool> {
         self.detached(py, || {
-            let plane = &self.shared.plane;
-            let mut caller = lock(&self.caller);
-            let sent = Outbound::inject(plane, child, &mut packet, sys::now(), &mut caller.sender);
-            caller.sender.flush(plane, &self.shared.ports);
+            let (shared, mut sealed) = (&self.shared, RunSender::default());
+            let Some(cutter) = Cutter::new(&mut packet, false) else { return false };
+            let (turn, (sent, numbered)) =
+                shared.order.turn(|| Outbound::inject(&shared.plane, child, &cutter, sys::now()));
+            if let Some(numbered) = numbered {
+                numbered.seal(&shared.plane, &cutter, &mut sealed);
+            }
+            shared.finish(turn, &mut sealed);
             sent
         })
     }
@@ -198,14 +207,14 @@ impl Engine {
     /// Send a dummy; false for a pair that is not there or ended.
     fn send_dummy(&self, py: Python<'_>, spi_in: u32, size: usize) -> bool {
         py.detach(|| {
-            let plane = &self.shared.plane;
-            let mut caller = lock(&self.caller);
-            let sent = {
+            let (shared, mut sealed) = (&self.shared, RunSender::default());
+            let plane = &shared.plane;
+            let (turn, dummy) = shared.order.turn(|| {
                 let tables = plane.tables();
-                let pair = tables.sad.get(spi_in);
-                pair.is_some_and(|pair| outbound::dummy(plane, pair, size, sys::now(), &mut caller.sender))
-            };
-            caller.sender.flush(plane, &self.shared.ports);
+                tables.sad.get(spi_in).and_then(|pair| Dummy::new(plane, pair, size, sys::now()))
+            });
+            let sent = dummy.is_some_and(|dummy| dummy.seal(plane, &mut sealed));
+            shared.finish(turn, &mut sealed);
             sent
         })
     }
@@ -257,9 +266,8 @@ impl Engine {
 
     /// Carry a frame in the caller's thread as a device's thread would; returns (path, TOS, datagram) (tests, fuzzing).
     fn step_out<'py>(&self, py: Python<'py>, device: Id, mut frame: Vec<u8>, vnet: bool, now: f64) -> Vec<Sent<'py>> {
-        let mut caller = lock(&self.caller);
-        let Caller { outbound, sender } = &mut *caller;
-        outbound.frame(&self.shared.plane, device, &mut frame, vnet, now, sender);
+        let mut sender = RunSender::default();
+        lock(&self.caller).frame(&self.shared.plane, device, &mut frame, vnet, now, &mut sender);
         let sent = sender.drain().into_iter();
         sent.map(|(path, tos, data)| (tuple_of(&path), tos, PyBytes::new(py, &data))).collect()
     }

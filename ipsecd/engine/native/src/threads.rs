@@ -1,4 +1,4 @@
-//! The threads: one for each device, one for each socket.  A fault in one is caught and told; the packets of that read
+//! The threads: one for each queue of a device, one for each socket.  A fault in one is caught and told; the packets of that read
 //! are lost, caches begin anew, and the thread goes on.  Nothing passes in clear: what leaves was sealed or is dropped.
 
 use crate::ah_inbound;
@@ -8,24 +8,31 @@ use crate::inbound::{self, Delivered, Outside};
 use crate::ip;
 use crate::join::Joiner;
 use crate::lock;
+use crate::order::{Order, Turn};
 use crate::outbound::Outbound;
 use crate::panics;
 use crate::plane::Plane;
 use crate::reports::Report;
 use crate::sad::Path;
-use crate::segment::VNET_BYTES;
+use crate::segment::{Cutter, VNET_BYTES};
+use crate::spd::Id;
 use crate::sys::{self, Batch, EventFd};
 use crate::tun::{self, Tun, Tuns};
 use crate::udp::{Port, Ports, RunSender, note_overflow};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Reads of a device before what was collected is sent in any case.
+/// Reads of a device before what was collected is sealed and sent in any case.
 const MAX_BATCH_FRAMES: usize = 64;
+/// The same in bytes; a frame above the second figure is no small packet, and nothing is collected behind it.
+const MAX_BATCH_BYTES: usize = 65_536;
+const SMALL_FRAME_BYTES: usize = 2048;
+const FRAME_BYTES: usize = VNET_BYTES + 65_536;
 /// Reads of a socket by one system call.
 const SLOTS: usize = 8;
 /// The same where each brings one packet: it has room for the longest, of which memory is used as far as packets reach.
@@ -42,9 +49,32 @@ pub struct Shared {
     pub ports: Ports,
     /// Devices.
     pub tuns: Tuns,
+    /// In which what several threads seal is sent.
+    pub order: Order,
 }
 
 impl Shared {
+    /// Seal the packets of a device and send them, behind all that others numbered before.
+    pub fn send(&self, outbound: &mut Outbound, sender: &mut RunSender, device: Id, cutters: &[Cutter], now: f64) {
+        let plane = &self.plane;
+        let (turn, numbered) = self.order.turn(|| {
+            let tables = plane.tables();
+            let number = |cutter| outbound.number(plane, &tables, device, cutter, now);
+            cutters.iter().map(number).collect::<Vec<_>>()
+        });
+        for (numbered, cutter) in numbered.iter().zip(cutters) {
+            if let Some(numbered) = numbered {
+                numbered.seal(plane, cutter, sender);
+            }
+        }
+        self.finish(turn, sender);
+    }
+
+    /// Send what was sealed in a turn.
+    pub fn finish(&self, turn: Turn, sender: &mut RunSender) {
+        turn.send(sender, |sealed| sealed.flush(&self.plane, &self.ports));
+    }
+
     /// Open what came ahead of an SA that was installed just now.
     pub fn open_early(&self, spi_in: u32) {
         let plane = &self.plane;
@@ -74,10 +104,10 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Read a device.
-    pub fn of_tun(shared: Arc<Shared>, tun: Arc<Tun>) -> io::Result<Worker> {
+    /// Read a queue of a device.
+    pub fn of_queue(shared: Arc<Shared>, tun: Arc<Tun>, queue: usize) -> io::Result<Worker> {
         Worker::start("tun", move |stop| {
-            guarded(&shared.plane.reports_to(), stop, || read_tun(&shared, &tun, stop));
+            guarded(&shared.plane.reports_to(), stop, || read_queue(&shared, &tun, queue, stop));
         })
     }
 
@@ -122,6 +152,15 @@ impl Stop {
 }
 
 impl Plane {
+    /// Look at what one read of a device brought; what is no packet is counted.
+    fn cutter<'a>(&self, frame: &'a mut [u8], vnet: bool) -> Option<Cutter<'a>> {
+        let cutter = Cutter::new(frame, vnet);
+        if cutter.is_none() {
+            self.drop(Reason::TunMalformed, None, 1);
+        }
+        cutter
+    }
+
     /// How a thread tells of a fault.
     fn reports_to(&self) -> impl Fn(String) + '_ {
         |why| {
@@ -143,28 +182,58 @@ fn guarded(tell: &dyn Fn(String), stop: &Stop, mut body: impl FnMut()) {
     }
 }
 
-fn read_tun(shared: &Shared, tun: &Tun, stop: &Stop) {
-    let plane = &shared.plane;
-    let (mut outbound, mut sender) = (Outbound::default(), RunSender::default());
-    let mut frame = vec![0; VNET_BYTES + SLOT_BYTES];
-    while !stop.asked() {
-        let now = sys::now();
-        let mut pause = None;
-        for _ in 0..MAX_BATCH_FRAMES {
-            match sys::read(&tun.fd, &mut frame) {
+/// What a few reads of a device brought, one frame behind the other.
+struct Frames {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Frames {
+    fn new() -> Frames {
+        Frames { bytes: vec![0; MAX_BATCH_BYTES + FRAME_BYTES], ends: Vec::with_capacity(MAX_BATCH_FRAMES) }
+    }
+
+    /// Read a batch; returns what ended it before it was full.
+    fn read(&mut self, fd: &OwnedFd) -> Option<io::Error> {
+        self.ends.clear();
+        let mut at = 0;
+        while self.ends.len() < MAX_BATCH_FRAMES && at < MAX_BATCH_BYTES {
+            match sys::read(fd, &mut self.bytes[at..at + FRAME_BYTES]) {
                 Ok(length) => {
-                    outbound.frame(plane, tun.device, &mut frame[..length], tun.vnet, now, &mut sender);
-                    sender.send_closed(plane, &shared.ports);
+                    at += length;
+                    self.ends.push(at);
+                    if length > SMALL_FRAME_BYTES {
+                        return None;
+                    }
                 }
-                Err(error) => {
-                    pause = Some(error);
-                    break;
-                }
+                Err(error) => return Some(error),
             }
         }
-        sender.flush(plane, &shared.ports);
+        None
+    }
+
+    fn each(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let (mut rest, mut from) = (&mut self.bytes[..], 0);
+        self.ends.iter().map(move |end| {
+            let (frame, behind) = std::mem::take(&mut rest).split_at_mut(end - from);
+            (rest, from) = (behind, *end);
+            frame
+        })
+    }
+}
+
+fn read_queue(shared: &Shared, tun: &Tun, queue: usize, stop: &Stop) {
+    let plane = &shared.plane;
+    let (mut outbound, mut sender, mut frames) = (Outbound::default(), RunSender::default(), Frames::new());
+    let fd = &tun.queues[queue];
+    while !stop.asked() {
+        let pause = frames.read(fd);
+        let cutters: Vec<Cutter> = frames.each().filter_map(|frame| plane.cutter(frame, tun.vnet)).collect();
+        if !cutters.is_empty() {
+            shared.send(&mut outbound, &mut sender, tun.device, &cutters, sys::now());
+        }
         if let Some(error) = pause {
-            rest(&error, &tun.fd, stop);
+            rest(&error, fd, stop);
         }
     }
 }
@@ -226,7 +295,7 @@ fn header_bytes(port: &Port, read: &[u8]) -> usize {
 }
 
 /// Wait for something to read, or a moment after an error that would come again at once.
-fn rest(error: &io::Error, fd: &std::os::fd::OwnedFd, stop: &Stop) {
+fn rest(error: &io::Error, fd: &OwnedFd, stop: &Stop) {
     match error.kind() {
         ErrorKind::WouldBlock => {
             if sys::wait_readable(fd, stop.event.raw()).is_err() {

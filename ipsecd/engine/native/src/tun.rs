@@ -2,6 +2,7 @@
 
 use crate::drops::Reason;
 use crate::inbound::{Bytes, Delivered};
+use crate::ip;
 use crate::join::{Joiner, Write};
 use crate::lock;
 use crate::plane::Plane;
@@ -16,8 +17,8 @@ use std::sync::{Arc, Mutex};
 pub struct Tun {
     /// Its number.
     pub device: Id,
-    /// A descriptor of our own.
-    pub fd: OwnedFd,
+    /// Descriptors of our own, one for each queue.
+    pub queues: Vec<OwnedFd>,
     /// A virtio header is ahead of every packet.
     pub vnet: bool,
     /// It takes joined UDP.
@@ -57,8 +58,20 @@ struct Writer<'a> {
 
 impl Write for Writer<'_> {
     fn write(&mut self, parts: &[IoSlice]) {
-        if sys::write_parts(&self.tun.fd, parts).is_err() {
+        if sys::write_parts(self.tun.queue_of(parts), parts).is_err() {
             self.plane.drop(Reason::TunWriteFailed, None, 1); // the device is down
+        }
+    }
+}
+
+impl Tun {
+    /// The queue to which a frame is written: that of its flow, so that packets stay in order, and that flows spread.  The
+    /// kernel hands the other direction of a flow to the reader of the queue that its packets were written to last.
+    fn queue_of(&self, parts: &[IoSlice]) -> &OwnedFd {
+        let packet = parts.get(usize::from(self.vnet)).map_or(&[][..], |part| part);
+        match self.queues.len() {
+            1 => &self.queues[0],
+            count => &self.queues[ip::flow_hash(packet) as usize % count],
         }
     }
 }

@@ -150,36 +150,11 @@ impl Run {
 }
 
 impl RunSender {
-    /// Send the runs to which nothing more can be added; the open one waits for the packets behind it.
-    pub fn send_closed(&mut self, plane: &Plane, ports: &Ports) {
-        let is_open = self.runs.last().is_some_and(|run| !run.closed);
-        let open = if is_open { self.runs.pop() } else { None };
-        if self.runs.is_empty() {
-            self.runs.extend(open);
-            return;
-        }
-        let end = open.as_ref().map_or(self.used, |run| run.start);
-        self.send(plane, ports, end);
-        if let Some(mut run) = open {
-            self.buffer.copy_within(run.start..self.used, 0);
-            self.used -= run.start;
-            run.start = 0;
-            self.runs.push(run);
-        } else {
-            self.used = 0;
-        }
-    }
-
     /// Send everything.
     pub fn flush(&mut self, plane: &Plane, ports: &Ports) {
-        self.send(plane, ports, self.used);
-        self.used = 0;
-    }
-
-    /// Send all `runs`, of which the last ends at `end`.
-    fn send(&mut self, plane: &Plane, ports: &Ports, end: usize) {
         let mut ends: Vec<usize> = self.runs.iter().skip(1).map(|run| run.start).collect();
-        ends.push(end);
+        ends.push(self.used);
+        self.used = 0;
         let mut port: Option<Arc<Port>> = None;
         for (run, end) in self.runs.drain(..).zip(ends) {
             let (address, protocol) = (run.path.local.ip(), run.carrier);

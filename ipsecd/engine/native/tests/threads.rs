@@ -6,7 +6,9 @@ mod packet_paths;
 use packet_paths::{far, near, path};
 
 use _native::inbound::{self, Delivered, Outside};
+use _native::order::Order;
 use _native::outbound::Outbound;
+use _native::segment::Cutter;
 use _native::udp::RunSender;
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -57,4 +59,57 @@ fn numbers_are_used_once_and_packets_delivered_once_by_several_threads() {
     assert_eq!(delivered.into_inner().unwrap(), THREADS * EACH);
     let replayed = ((THREADS - 1) * THREADS * EACH) as u64;
     assert_eq!(far.drops.read(), [("esp_replayed", replayed)]);
+}
+
+#[test]
+fn packets_that_several_threads_seal_leave_in_the_order_of_their_numbers() {
+    const BATCH: usize = 8;
+    let (near, order, sent) = (near(64), Order::default(), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for turns in 0..THREADS {
+            let (near, order, sent) = (&near, &order, &sent);
+            scope.spawn(move || {
+                let (mut outbound, mut sender) = (Outbound::default(), RunSender::default());
+                for batch in 0..EACH / BATCH {
+                    let mut frames = [PACKET; BATCH];
+                    let cutters: Vec<_> = frames.iter_mut().filter_map(|frame| Cutter::new(frame, false)).collect();
+                    let (turn, numbered) = order.turn(|| {
+                        let tables = near.tables();
+                        let number = |cutter| outbound.number(near, &tables, 0, cutter, 1.0);
+                        cutters.iter().map(number).collect::<Vec<_>>()
+                    });
+                    if (batch + turns) % 9 == 0 {
+                        thread::yield_now(); // as if it were interrupted here
+                    }
+                    for (numbered, cutter) in numbered.iter().zip(&cutters) {
+                        numbered.as_ref().expect("an SA").seal(near, cutter, &mut sender);
+                    }
+                    turn.send(&mut sender, |sealed| sent.lock().unwrap().extend(sealed.drain()));
+                }
+            });
+        }
+    });
+    let number = |datagram: &[u8]| u32::from_be_bytes(datagram[4..8].try_into().unwrap());
+    let numbers: Vec<_> = sent.into_inner().unwrap().iter().map(|(_, _, datagram)| number(datagram)).collect();
+    assert_eq!(numbers, (1..=(THREADS * (EACH / BATCH) * BATCH) as u32).collect::<Vec<_>>());
+}
+
+#[test]
+fn turn_that_fails_and_one_that_cannot_be_sent_hold_nobody_up() {
+    let (order, mut sender) = (Order::default(), RunSender::default());
+    let sent = Mutex::new(0);
+    for _ in 0..40 {
+        drop(order.turn(|| ())); // as a panic between numbers and sending does
+        let (turn, ()) = order.turn(|| ());
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            turn.send(&mut RunSender::default(), |_| panic!("in a system call"));
+        }));
+        assert!(failed.is_err());
+        let (turn, ()) = order.turn(|| ());
+        turn.send(&mut sender, |_| *sent.lock().unwrap() += 1);
+    }
+    for _ in 0..40 {
+        drop(order.turn(|| ())); // nobody sends any more, and still nobody waits
+    }
+    assert_eq!(sent.into_inner().unwrap(), 40);
 }

@@ -6,7 +6,7 @@ from ipsecd.causes import Cause, Failure
 from ipsecd.ike.child_sa import ChildSa
 from ipsecd.ike.session import Session, Timer, TimerKind
 from ipsecd.ike.states import ChildState
-from ipsecd.ike.tasks.child_rekey import ChildRekey, arrive, is_rival, rekey_of
+from ipsecd.ike.tasks.child_rekey import ChildRekey, arrive, is_redundant, is_rival, rekey_of
 from ipsecd.ike.tasks.delete import ChildDelete
 
 EXPIRED = Failure(Cause.EXPIRED)
@@ -42,7 +42,7 @@ def rekey_child(session: Session, child: ChildSa, *, probe: bool = False) -> Non
 def switch(session: Session, child: ChildSa) -> None:
     """Send on the successor that the peer made, unless a collision is undecided."""
     child.heard = True
-    if child.state is ChildState.ARRIVING and not is_rival(session, child):
+    if child.state is ChildState.ARRIVING and not is_rival(session, child) and not is_redundant(session, child):
         arrive(session, child)
 
 

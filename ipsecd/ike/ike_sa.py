@@ -8,6 +8,8 @@ request goes out if none is outstanding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ipsecd.causes import Cause, Failure
 from ipsecd.drops import DropReason
 from ipsecd.errors import BadIcv, LocalError, PeerError, WireError
@@ -89,10 +91,7 @@ class IkeSa:
 
     def poke(self, now: float) -> None:
         """Take notice of what was changed in the session."""
-        try:
-            self._settle(now)
-        except Exception as error:
-            self._fault(error, now)
+        self._guarded(lambda: self._settle(now), now)
 
     def receive(self, message: SealedMessage, path: Path, now: float) -> DropReason | None:
         """Take a protected message for this IKE SA; return why it was dropped."""
@@ -106,10 +105,7 @@ class IkeSa:
 
     def resume(self, token: int, value: object, now: float) -> None:
         """A job came to its end."""
-        try:
-            self.runner.resume(token, value, now)
-        except Exception as error:
-            self._fault(error, now)
+        self._guarded(lambda: self.runner.resume(token, value, now), now)
         self.poke(now)
 
     def handle_timeout(self, now: float) -> None:
@@ -135,10 +131,8 @@ class IkeSa:
 
     def close(self, failure: Failure, now: float, *, tell: bool = True) -> None:
         """End an established IKE SA: the Delete goes out, everything else goes at once."""
-        if not isinstance(self.session.state, Established) or not tell:
-            self._die(failure, now)
-        else:
-            self._begin_delete(failure, now)
+        told = tell and isinstance(self.session.state, Established)
+        self._guarded(lambda: (self._begin_delete if told else self._die)(failure, now), now)
         self.poke(now)
 
     def _begin_delete(self, failure: Failure, now: float) -> None:
@@ -356,6 +350,12 @@ class IkeSa:
             self._die(self.session.ended, now)
         elif self.requests.nearly_exhausted and self.session.established:
             rekey_ike(self.session)
+
+    def _guarded(self, do: Callable[[], object], now: float) -> None:
+        try:
+            do()
+        except Exception as error:
+            self._fault(error, now)
 
     def _fault(self, error: Exception, now: float) -> None:
         """Our own bug or resource: this IKE SA ends, nothing else does."""

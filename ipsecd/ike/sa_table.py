@@ -202,9 +202,11 @@ class SaTable:
         return current.session if current else session
 
     def release(self, session: Session, failure: Failure) -> None:
-        """Close another IKE SA of the same peer, with a Delete."""
-        session.released = failure
-        self.touched.append(self.sas[session.crypto.own_spi])
+        """Close another IKE SA of the same peer, with a Delete; it may be gone already."""
+        sa = self.sas.get(session.crypto.own_spi)
+        if sa is not None:
+            session.released = failure
+            self.touched.append(sa)
 
     # Tables
 

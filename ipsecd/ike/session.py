@@ -323,18 +323,25 @@ class Session:
     def remove(self, child: ChildSa, failure: Failure | None = None, *, at_once: bool = False) -> None:
         """Take a pair out of the engine; report it gone with `failure` unless a successor carries on.
 
-        Where another pair serves its slot, what the peer sent ahead of its Delete may come after that.
+        Where another pair serves its slot, what the peer sent ahead of its Delete may come after that.  A successor
+        that goes before it carried anything leaves the pair that it was to replace, to be rekeyed again.
         """
         if child.state is ChildState.GONE:
             return
+        old = self.children.get(child.replaces or 0)
         linger_s = 0.0 if at_once or not self.has_sender(child) else LINGER_S
         child.move(ChildState.GONE)
         self._cancel(child)
         self.timers.cancel(Timer(TimerKind.REMOVE_CHILD, child.spi_in))
         del self.children[child.spi_in]
         self.output(RemoveSa(child.spi_in, linger_s))
-        if failure is not None:
-            self._lost(child, failure)
+        if failure is None:
+            return
+        self._lost(child, failure)
+        if old is not None and old.state is ChildState.REPLACED and old.successor is None:
+            old.move(ChildState.UP)
+            timer = Timer(TimerKind.REKEY_CHILD, old.spi_in)
+            self.timers.arm(timer, old.life.rekey_at, f"{timer.kind.value} {old.policy.key}")
 
     def refuse(self, request: ChildRequest, failure: Failure, *, single_pair: bool = False) -> None:
         """Report a pair that was asked for and not made."""

@@ -36,6 +36,9 @@ def test_gateways_agree_after_tens_of_thousands_of_random_schedules() -> None:
                ("ping", "a", "lan", 5, 2.5), ("delete", "b", "voice", 13, 0.05), ("down", "a", "lan", 1, 0.3),
                ("rekey_ike", "a", "lan", 2, 0.02), ("settle",), ("renew", "b", "lan", 9, 0.3),
                ("rekey", "a", "lan", 15, 0.01), ("rekey", "b"), ("settle",)]),
+    # An IKE SA is closed when what a collision left beside it has gone.
+    (4000128, [("settle",), ("renew", "a", "voice", 4, 0.3), ("renew", "a", "lan", 12, 0.05),
+               ("rekey_ike", "a", "voice", 13, 0.0), ("rekey_ike", "b", "lan", 15, 0.01), ("settle",)]),
 ])
 def test_gateways_agree_after_schedules_that_once_failed(seed: int, steps: list[tuple[object, ...]]) -> None:
     replay(seed, steps)

@@ -240,10 +240,10 @@ def arrive(session: Session, new: ChildSa) -> None:
     """Send on the successor that the peer made."""
     old = session.children.get(new.replaces or 0)
     session.use(new)
-    if old is not None:
+    if old is not None and old.successor is None:
         session.child_moved(old, new)
     elif new.replaces is not None:
-        new.replaces = None                        # what it was to replace is gone and was reported so
+        new.replaces = None                        # what it was to replace is gone, or replaced, and was reported so
         session.child_up(new, narrowed=False)
 
 
@@ -265,17 +265,15 @@ def yield_to_rival(session: Session, old: ChildSa, rival: ChildSa, now: float) -
         session.remove(old, Failure(Cause.PEER_DELETED))
 
 
-def take_back(session: Session, old: ChildSa, now: float) -> None:
-    """The peer deleted the successor that it had made before anything was sent on it: the old pair is to be rekeyed."""
-    old.move(ChildState.UP)
-    retry_at = now + session.host.rng.uniform(RETRY_MIN_S, RETRY_MAX_S)
-    timer = Timer(TimerKind.REKEY_CHILD, old.spi_in)
-    session.timers.arm(timer, max(old.life.rekey_at, retry_at), f"{timer.kind.value} {old.policy.key}")
-
-
 def rekey_of(session: Session, child: ChildSa) -> ChildRekey | None:
     """Return our own rekey of a pair, outstanding or waiting."""
     return next((t for t in session.tasks() if isinstance(t, ChildRekey) and t.child is child), None)
+
+
+def is_redundant(session: Session, child: ChildSa) -> bool:
+    """Return whether a pair lost its collision: its creator deletes it, and may send on it until then."""
+    old = session.children.get(child.replaces or 0)
+    return old is not None and old.successor is not None
 
 
 def is_rival(session: Session, child: ChildSa) -> bool:

@@ -13,7 +13,7 @@ from ipsecd.ike.steps import Steps
 from ipsecd.ike.tasks.addresses import answer_addresses
 from ipsecd.ike.tasks.auth_lifetime import take_lifetime
 from ipsecd.ike.tasks.child_create import ChildCreate
-from ipsecd.ike.tasks.child_rekey import ChildRekey, arrive, rekey_of, take_back
+from ipsecd.ike.tasks.child_rekey import ChildRekey, arrive, rekey_of
 from ipsecd.ike.tasks.crash_detection import take_token
 from ipsecd.ike.tasks.ike_rekey import IkeRekey, adopt_rival
 from ipsecd.ike.tasks.redirect import sent_on
@@ -77,10 +77,7 @@ class InformationalAnswer(Answer):
             return None
         match child.state:
             case ChildState.UP | ChildState.ARRIVING:
-                old = session.children.get(child.replaces or 0)
                 session.remove(child, BY_PEER)
-                if old is not None and old.state is ChildState.REPLACED:
-                    take_back(session, old, now)
             case ChildState.REPLACED:
                 _finish_replaced(session, child, now)
             case ChildState.REKEYING:

@@ -176,6 +176,7 @@ def proved_at(init: InitResult, now: float) -> float:
 
 
 def _mac(init: InitResult, id_payload: IdPayload, *, initiator: bool) -> bytes:
+    # RFC 5723 5.1: AUTH = prf(SK_px, <message octets>), which are those of RFC 7296 2.15.
     crypto = init.crypto
     message, nonce, sk_p = ((init.request, init.nr, crypto.keys.sk_pi) if initiator else
                             (init.response, init.ni, crypto.keys.sk_pr))

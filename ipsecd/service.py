@@ -62,8 +62,8 @@ class DaemonService:
         gateway = GatewayView(
             version=__version__, engine=d.engine.name, uptime_s=now - d.started_at, interface=d.policy.domain.device,
             half_open=d.gateway.endpoint.half_open, cookies=d.gateway.endpoint.cookies_on,
-            loop_lag=LoopLag(p50_ms=p50, p99_ms=p99, max_ms=worst), drops=drops, overflows=dict(stats.overflows),
-            guard=guard)
+            loop_lag=LoopLag(p50_ms=p50, p99_ms=p99, max_ms=worst), drops=drops,
+            overflows={**d.ports.overflows, **stats.overflows}, guard=guard)
         config = ConfigView(file=str(d.path), generation=d.generation, age_s=now - d.applied_at,
                             running_old=bool(d.problems), problems=list(d.problems),
                             warnings=list(d.advice.warnings))

@@ -50,6 +50,11 @@ class Ports:
         return frozenset(self._ports)
 
     @property
+    def overflows(self) -> dict[str, int]:
+        """What the kernel dropped of UDP/500 for want of room, by socket; the engine has the others."""
+        return {f"udp500_{address}": port.overflow for address, port in self._ports.items()}
+
+    @property
     def refused(self) -> Mapping[str, str]:
         """Addresses of ours whose ports we did not get, and why; nobody tells when that ends: `update` tries again."""
         return self._refused

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -22,9 +23,11 @@ from ipsecd.sa import Endpoint, Path
 IKE_PORT = 500
 # Tuning
 MAX_BATCH = 64              # datagrams in one turn of the loop, and no more than clock.TURN_S takes
-RECEIVE_BYTES = 1 << 20     # some thousand requests: what a flood brings while the loop does something else
+RECEIVE_BYTES = 4 << 20     # some thousand requests: what a flood brings while a busy machine does something else
 _MAX_DATAGRAM_BYTES = 65535
 _SO_RCVBUFFORCE = 33        # beyond the system's limit; not in the socket module
+_SO_MEMINFO = 55            # an array of u32 (linux/sock_diag.h), also not in the socket module
+_MEMINFO_BYTES, _DROPS = 9 * 4, slice(8 * 4, 9 * 4)
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_DONT = 0
 Receive = Callable[[Path, bytes], None]
@@ -103,6 +106,15 @@ class IkePort:
         except OSError:          # ENETUNREACH, EPERM, EMSGSIZE, ENOBUFS: retransmission copes
             return DropReason.SEND_FAILED
         return None
+
+    @property
+    def overflow(self) -> int:
+        """Datagrams that the kernel dropped for want of room."""
+        try:
+            return int.from_bytes(self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO_BYTES)[_DROPS],
+                                  sys.byteorder)
+        except OSError:              # closed just now
+            return 0
 
     def close(self) -> None:
         """End `run` and close the socket."""

@@ -87,6 +87,7 @@ def test_sockets_come_and_go_with_their_address_and_pass_datagrams(monkeypatch: 
             assert ports.send(path, b"hello") is None
             await news.wait()
             assert got == [(Path(path.remote, path.local), b"hello")]
+            assert ports.overflows == {f"udp500_{a}": 0, f"udp500_{b}": 0}
             closed = [engine.sockets[a, protocol] for protocol in (17, 50, 51)]
             assert ports.update(policy(), holding(b), tasks) is True
             assert [sock.fileno() for sock in closed] == [-1, -1, -1]

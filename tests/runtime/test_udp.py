@@ -93,6 +93,23 @@ def test_burst_waits_in_the_kernel_and_not_in_user_space() -> None:
     serve(body)
 
 
+def test_what_the_kernel_drops_for_want_of_room_is_counted() -> None:
+    async def body(port: IkePort, got: list, news: asyncio.Event) -> None:
+        await first_datagram(port, news)
+        assert port.overflow == 0
+        port._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with client() as peer:
+            for _ in range(100):                     # in one turn of the loop: nobody reads
+                peer.sendto(bytes(1000), ("127.0.0.1", port.local.port))
+        got.clear()
+        dropped = port.overflow
+        assert dropped > 90
+        while len(got) < 100 - dropped:
+            news.clear()
+            await news.wait()
+    serve(body)
+
+
 def test_datagrams_that_are_work_leave_others_their_turn() -> None:
     taken_at: list[int] = []
     turns = 0

@@ -63,6 +63,7 @@ def test_status_of_many_peers_lets_the_loop_go_on_and_of_one_is_that_one() -> No
     assert [p.name for p in everybody.peers] == [p.name for p in peers]
     assert turns >= len(peers) // PEERS_A_TURN
     assert [p.name for p in one.peers] == ["b07"]
+    assert one.gateway.overflows == {"udp500_192.0.2.1": 3}
     assert nobody.peers == []
 
 
@@ -76,6 +77,7 @@ def daemon(configured: Policy) -> Any:
         policy=configured, gateway=gateway, started_at=0.0, applied_at=0.0, generation=1, problems=(), repairs=0,
         path="ipsecd.yaml",
         engine=SimpleNamespace(name="reference", stats=lambda: EngineStats({}, {}, {}, {})),
+        ports=SimpleNamespace(overflows={"udp500_192.0.2.1": 3}),
         driver=SimpleNamespace(drops={}, pairs={}, past={}, past_drops={}),
         lag=SimpleNamespace(percentiles=lambda: (0.0, 0.0, 0.0)),
         router=SimpleNamespace(counters=counters, plan=None), advice=SimpleNamespace(warnings=()),

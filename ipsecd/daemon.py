@@ -301,7 +301,7 @@ class Daemon:
         async with self.routing:
             pairs = list(self.driver.pairs.values())
             await asyncio.to_thread(self.sizes.update, pairs, dict(self.driver.path_mtus))
-            self.driver.links_measured(self.sizes.links)
+            await self.driver.links_measured(self.sizes.links)
             plan = await self.make_plan(self.policy)
             if plan == self.router.plan:
                 return

@@ -38,7 +38,7 @@ from ipsecd.runtime.udp import IKE_PORT
 from ipsecd.sa import ChildKey, LinkSize, Path, SaPair, SaStats
 
 MAX_BATCH = 64              # reports taken in one turn of the loop
-MAX_DUE = 8                 # IKE SAs and peers whose time has come that are taken in one turn: some milliseconds
+MAX_DUE = 8                 # IKE SAs and peers that are taken in one turn for what nobody waits for: some milliseconds
 MAX_REPORTS = 4096          # waiting reports; a datagram beyond is dropped and counted, the peer retransmits
 Report = Callable[[float], None]
 Fetch = Callable[[FetchRevocation, Callable[[int, object], None]], None]
@@ -140,13 +140,15 @@ class Driver:
         """Take a datagram of UDP/500."""
         self.enter(lambda now: self.gateway.ike_received(datagram, path, now))
 
-    def links_measured(self, links: Mapping[int, tuple[Path, LinkSize]]) -> None:
-        """Take what the host says of the way of each pair, by inbound SPI; only what is new goes in."""
+    async def links_measured(self, links: Mapping[int, tuple[Path, LinkSize]]) -> None:
+        """Take what the host says of the way of each pair, by inbound SPI; only what is new goes in, in turns."""
         new = {spi: link for spi, link in links.items() if self._links.get(spi) != link}
         self._links = links
         used = {way for path, _ in links.values() for way in (path, path.without_udp())}
         self.path_mtus = {way: size for way, size in self.path_mtus.items() if way in used}
-        for spi, (_, link) in new.items():
+        for number, (spi, (_, link)) in enumerate(new.items()):
+            if number % MAX_DUE == 0:
+                await asyncio.sleep(0)
             self.enter(lambda now, spi=spi, link=link: self.gateway.path_evidence(spi, link, now))  # type: ignore[misc]
 
     def forget_links(self) -> None:

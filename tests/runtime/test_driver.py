@@ -272,27 +272,40 @@ def test_links_are_told_once_until_they_change_or_a_reload_asks_anew() -> None:
         narrow, wide = LinkSize(1400), LinkSize(1500, 1300)
         for links in ({1: (FLOATED, wide), 2: (PLAIN, wide)}, {1: (FLOATED, wide), 2: (PLAIN, wide)},
                       {1: (FLOATED, narrow), 2: (FLOATED, wide)}):
-            bench.driver.links_measured(links)
+            await bench.driver.links_measured(links)
         assert bench.gateway.told == [("path_evidence", 1, wide), ("path_evidence", 2, wide),
                                       ("path_evidence", 1, narrow), ("path_evidence", 2, wide)]
         bench.driver.forget_links()
-        bench.driver.links_measured({1: (FLOATED, narrow)})
+        await bench.driver.links_measured({1: (FLOATED, narrow)})
         assert bench.gateway.told[4:] == [("path_evidence", 1, narrow)]
+    run(body)
+
+
+def test_sizes_of_many_paths_leave_others_their_turn() -> None:
+    async def body(bench: Bench) -> None:
+        measuring = asyncio.create_task(bench.driver.links_measured({n: (FLOATED, LinkSize(1500)) for n in range(100)}))
+        turns = []
+        while not measuring.done():
+            before = len(bench.gateway.told)
+            await asyncio.sleep(0)
+            turns.append(len(bench.gateway.told) - before)
+        assert sum(turns) == 100
+        assert max(turns) <= MAX_DUE
     run(body)
 
 
 def test_found_size_counts_for_esp_without_udp_too_until_no_pair_goes_there() -> None:
     async def body(bench: Bench) -> None:
         links = {1: (FLOATED, LinkSize(1500))}
-        bench.driver.links_measured(links)
+        await bench.driver.links_measured(links)
         bench.do(SetPathMtu(FLOATED, 1300))
         assert bench.driver.path_mtus == {FLOATED: 1300, FLOATED.without_udp(): 1300}
-        bench.driver.links_measured(links)
+        await bench.driver.links_measured(links)
         assert bench.driver.path_mtus[FLOATED] == 1300
         bench.do(SetPathMtu(FLOATED, 0))
         assert bench.driver.path_mtus == {}
         bench.do(SetPathMtu(FLOATED, 1300))
-        bench.driver.links_measured({})
+        await bench.driver.links_measured({})
         assert bench.driver.path_mtus == {}
     run(body)
 

@@ -154,7 +154,7 @@ class MetricsServer:
         now = asyncio.get_running_loop().time()
         if now >= self._fresh_until:
             try:
-                self._cached = render(await self._status())
+                self._cached = await asyncio.to_thread(render, await self._status())    # 80 ms with 500 peers
             except Exception as error:               # a scrape's fault must not end the daemon
                 self._report(LocalFault("metrics", printable(f"{type(error).__name__}: {error}")))
                 return web.Response(status=500)

@@ -6,6 +6,8 @@ import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from ipsecd.config.compile import compile_text
 from ipsecd.control.stream import EventHub
 from ipsecd.daemon import Daemon
@@ -38,11 +40,12 @@ class Played(Daemon):
                               credentials_directory=str(tmp_path))
         super().__init__(tmp_path, loaded, SimpleNamespace(write=lambda event: None), EventHub())  # type: ignore[arg-type]
         self.told = self.replaced = 0
+        self.rerouted = asyncio.Event()
         self.found = self.host = HOST
         self.router = SimpleNamespace(read_host=self._found, plan=None, update=self._refused)  # type: ignore[assignment]
         self.ports = SimpleNamespace(update=lambda *_: False, refused={}, addresses=frozenset())  # type: ignore[assignment]
         self.driver = SimpleNamespace(  # type: ignore[assignment]
-            enter=lambda call: call(0.0), pairs={}, path_mtus={}, links_measured=lambda links: None,
+            enter=lambda call: call(0.0), pairs={}, path_mtus={}, links_measured=self._measured,
             forget_links=lambda: None)
         self.gateway = SimpleNamespace(host_changed=self._tell, replace_policy=lambda policy, now: None)  # type: ignore[assignment]
         self.engine = SimpleNamespace(replace_policy=self._replace)  # type: ignore[assignment]
@@ -53,6 +56,9 @@ class Played(Daemon):
 
     async def _refused(self, plan: RoutingPlan) -> None:
         raise LocalError("the kernel refused it")
+
+    async def _measured(self, links: object) -> None:
+        self.rerouted.set()
 
     async def save(self, plan: RoutingPlan) -> None:
         """Store nothing."""
@@ -97,3 +103,25 @@ def test_reload_that_closes_a_port_tells_the_supervisors(tmp_path: Path) -> None
     daemon.ports.update = lambda *_: True  # type: ignore[method-assign]
     asyncio.run(apply())
     assert daemon.told == 1
+
+
+def test_routes_rest_after_they_followed_but_not_where_the_host_changed(tmp_path: Path,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    # Five hundred tunnels that come up move the routes a few times, not five hundred times.
+    monkeypatch.setattr("ipsecd.daemon.REST", 1e9)
+    monkeypatch.setattr("ipsecd.daemon.MAX_REST_S", 3600.0)
+
+    async def body() -> None:
+        daemon = Played(tmp_path)
+        following = asyncio.create_task(daemon._follow())
+        async with asyncio.timeout(10):
+            daemon._moved.set()
+            await daemon.rerouted.wait()
+            daemon.rerouted.clear()
+            daemon._moved.set()                              # pairs: they wait
+            daemon.found = Host((LAN, WAN), ("wan",), ("192.0.2.253",))
+            daemon._host_changed()
+            await daemon.rerouted.wait()
+        assert daemon.told == 1
+        following.cancel()
+    asyncio.run(body())

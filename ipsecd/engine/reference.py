@@ -36,6 +36,7 @@ from ipsecd.ipsec.reports import (
 )
 from ipsecd.ipsec.runs import open_run, seal_run
 from ipsecd.ipsec.sad import Pair
+from ipsecd.ipsec.tfc import MAX_DUMMY_BYTES
 from ipsecd.ipsec.udp_encap import KEEPALIVE, MARKER_BYTES, NON_ESP_MARKER, runt_reason
 from ipsecd.policy import SpdEntry
 from ipsecd.rng import Rng
@@ -193,6 +194,9 @@ class ReferenceEngine:
         """Send a packet around `size` bytes, which the peer discards; False where the pair is not there or ended."""
         pair = self._plane.sad.by_spi.get(spi_in)
         if pair is None or pair.ah is not None:    # AH has no such thing
+            return False
+        if size > MAX_DUMMY_BYTES:
+            self._plane.drop(DropReason.TOO_BIG, pair)
             return False
         sealed = self._plane.seal(pair, bytes(size), self._clock(), dummy=True)
         if not isinstance(sealed, bytes):

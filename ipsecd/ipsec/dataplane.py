@@ -181,7 +181,7 @@ class Dataplane:
             packet, trailers, length = packet[part.start:part.end], trailers_of(part.next_header), part.end - part.start
         elif pair.tfc.pads and not dummy:
             packet += bytes(padded_bytes(pair.tfc, length, pair.inner_mtu, self._rng) - length)
-        if length > LARGE_PACKET_BYTES and now >= pair.large_due:
+        if len(packet) > LARGE_PACKET_BYTES and now >= pair.large_due and not dummy:
             pair.large_due = now + LARGE_REPORT_S
             self._reports.append(reports.LargeOutbound(pair.spi_in))
         # Counted up before sealing: a number is never used twice, whatever happens to the packet (RFC 4106 3.1).

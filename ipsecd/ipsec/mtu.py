@@ -14,7 +14,7 @@ ESP_TRAILER_BYTES = 2                              # pad length and next header
 AH_FIXED_BYTES = 12                                # all ahead of the ICV
 AH_ALIGN_BYTES = {4: 4, 6: 8}                      # RFC 4302 2.6
 # Tuning
-LARGE_PACKET_BYTES = 1024       # inner packets above tell that large datagrams flow: whatever passes 1280 carries less
+LARGE_PACKET_BYTES = 1024       # larger ones, TFC padding among it, tell that large datagrams flow: 1280 carry less
 LARGE_REPORT_S = 2.0            # of one pair at most once in so long: a peer costs one exchange then (ike.pmtud)
 
 

@@ -13,6 +13,7 @@ from ipsecd.sa import Tfc
 
 NO_NEXT_HEADER = 59                                # RFC 4303 2.6
 MIN_DUMMY_BYTES = 40                               # the smallest TCP segment
+MAX_DUMMY_BYTES = 65_000                           # below the largest UDP datagram, where the path is not known
 _LONGEST_PADDING = 16                              # of a cipher's blocks (RFC 4303 2.4)
 
 # As `esp.TRAILERS` has them for packets; inbound, none of these is a packet's.

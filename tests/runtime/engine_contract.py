@@ -19,6 +19,7 @@ import pytest
 from ipsecd.drops import DropReason
 from ipsecd.engine.contract import Engine, EngineListener
 from ipsecd.engine.udp_io import open_udp_4500
+from ipsecd.ipsec.tfc import MAX_DUMMY_BYTES
 from ipsecd.policy import Action, SpdEntry
 from ipsecd.sa import ChildKey, Endpoint, Path, Tfc, TransportEnds, Volume
 from tests.support import esp_packets as p
@@ -371,6 +372,18 @@ class EngineContract(ABC):
         assert rig.carried(rig.b, 2 * len(sent)) == sent * 2
         assert rig.a.engine.stats().pairs[A_SPI].bytes_out == 3 * sum(map(len, sent))
 
+    def test_small_packets_padded_to_large_ones_are_reported_as_large_and_dummies_are_not(self, rig: Rig) -> None:
+        entry = SpdEntry("office", Action.PROTECT, p.selectors(p.LOCAL), p.selectors(p.REMOTE), p.CHILD)
+        rig.a.engine.replace_policy([entry], {p.CHILD: 1400})
+        rig.connect(tfc=Tfc(pad_to=1200))
+        assert rig.a.engine.send_dummy(A_SPI, 1200)
+        rig.until(lambda: rig.drops(rig.b, DropReason.ESP_DUMMY) == 1)
+        assert rig.a.recorder.of("large") == []
+        rig.a.send(*[p.ipv4()] * 3)
+        rig.carried(rig.b, 3)
+        rig.until(lambda: rig.a.recorder.of("large"))
+        assert rig.a.recorder.of("large") == [("large", A_SPI)]
+
     def test_random_padding_stays_within_the_path_and_arrives_as_it_was(self, rig: Rig) -> None:
         entry = SpdEntry("office", Action.PROTECT, p.selectors(p.LOCAL), p.selectors(p.REMOTE), p.CHILD)
         rig.a.engine.replace_policy([entry], {p.CHILD: 1202})
@@ -401,6 +414,30 @@ class EngineContract(ABC):
         assert rig.b.engine.last_inbound(B_SPI) is not None      # it proves the peer alive
         sent = rig.a.engine.stats().pairs[A_SPI]
         assert (sent.packets_out, sent.bytes_out) == (2, 500 + len(p.ipv4()))
+
+    def test_dummy_larger_than_the_path_or_than_any_datagram_goes_nowhere_and_uses_no_number(self, rig: Rig) -> None:
+        rig.connect()
+        assert not rig.a.engine.send_dummy(A_SPI, MAX_DUMMY_BYTES + 1)
+        assert not rig.a.engine.send_dummy(A_SPI, 1 << 40)
+        assert rig.a.engine.send_dummy(A_SPI, MAX_DUMMY_BYTES)
+        entry = SpdEntry("office", Action.PROTECT, p.selectors(p.LOCAL), p.selectors(p.REMOTE), p.CHILD)
+        rig.a.engine.replace_policy([entry], {p.CHILD: 1400})
+        assert not rig.a.engine.send_dummy(A_SPI, 1401)
+        assert rig.a.engine.send_dummy(A_SPI, 1400)
+        assert rig.a.engine.stats().pair_drops[A_SPI] == {DropReason.TOO_BIG: 3}
+        assert rig.a.engine.stats().pairs[A_SPI].packets_out == 2
+        rig.until(lambda: rig.drops(rig.b, DropReason.ESP_DUMMY) == 2)
+        assert rig.b.engine.stats().pairs[B_SPI].lost_in == 0
+
+    def test_dummies_count_for_the_limits_of_a_pair_and_end_with_it(self, rig: Rig) -> None:
+        rig.connect(volume=Volume(soft_packets=2, hard_packets=3))
+        sent = [rig.a.engine.send_dummy(A_SPI, 100) for _ in range(4)]
+        assert sent == [True, True, True, False]
+        rig.until(lambda: rig.a.recorder.of("hard"))
+        assert rig.a.recorder.of("soft") == [("soft", A_SPI)]
+        assert rig.a.engine.stats().drops == {DropReason.SA_EXPIRED: 1}
+        rig.a.engine.remove_sa(A_SPI)
+        assert not rig.a.engine.send_dummy(A_SPI, 100)
 
     def test_own_ike_in_the_tun_is_a_loop(self, rig: Rig) -> None:
         rig.connect(local=p.selectors(("0.0.0.0/0",)), remote=p.selectors(("0.0.0.0/0",)))

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Inner packets above tell that large datagrams flow (ipsec/mtu.py).
+/// Packets above, with TFC padding, tell that large datagrams flow (ipsec/mtu.py).
 const LARGE_PACKET_BYTES: usize = 1024;
 /// Seconds between two such reports of one pair.
 const LARGE_REPORT_S: f64 = 2.0;
@@ -50,7 +50,11 @@ impl Numbered {
                     continue;
                 }
             };
-            if length > LARGE_PACKET_BYTES && now >= outward.large_due {
+            let most = match pair.spec.keys {
+                Keys::Esp { .. } if pair.spec.transport.is_none() => pair.spec.tfc.most_bytes(length, mtu),
+                _ => length,
+            };
+            if most > LARGE_PACKET_BYTES && now >= outward.large_due {
                 outward.large_due = now + LARGE_REPORT_S;
                 plane.reports.push(Report::LargeOutbound(pair.spec.spi_in));
             }
@@ -113,8 +117,11 @@ impl Dummy {
         if matches!(pair.spec.keys, Keys::Ah { .. }) {
             return None; // AH has no such thing
         }
-        let mtu = pair.inner_mtu.load(Relaxed) as usize;
-        if let Some(reason) = pair.refusal().or((mtu > 0 && size > mtu).then_some(Reason::TooBig)) {
+        let largest = match pair.inner_mtu.load(Relaxed) as usize {
+            0 => tfc::MAX_DUMMY_BYTES,
+            mtu => mtu.min(tfc::MAX_DUMMY_BYTES),
+        };
+        if let Some(reason) = pair.refusal().or((size > largest).then_some(Reason::TooBig)) {
             plane.drop(reason, Some(pair), 1);
             return None;
         }

@@ -205,8 +205,8 @@ impl Engine {
     }
 
     /// Send a dummy; false for a pair that is not there or ended.
-    fn send_dummy(&self, py: Python<'_>, spi_in: u32, size: usize) -> bool {
-        py.detach(|| {
+    fn send_dummy(&self, py: Python<'_>, spi_in: u32, size: usize) -> PyResult<bool> {
+        self.detached(py, || {
             let (shared, mut sealed) = (&self.shared, RunSender::default());
             let plane = &shared.plane;
             let (turn, dummy) = shared.order.turn(|| {

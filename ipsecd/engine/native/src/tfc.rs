@@ -4,6 +4,8 @@ use aws_lc_rs::rand;
 
 /// Next header of a dummy, which its receiver discards.
 pub const NO_NEXT_HEADER: u8 = 59;
+/// Below the largest UDP datagram, where the path is not known.
+pub const MAX_DUMMY_BYTES: usize = 65_000;
 
 /// How packets of a pair are padded.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,6 +26,11 @@ impl Tfc {
             0 => length,
             step => length.next_multiple_of(step).min(largest),
         }
+    }
+
+    /// The size that `padded_bytes` comes to at the most.
+    pub fn most_bytes(&self, length: usize, largest: usize) -> usize {
+        if self.randomly { length.max(largest) } else { self.padded_bytes(length, largest) }
     }
 }
 
@@ -48,6 +55,9 @@ mod tests {
         assert_eq!(sizes, [500, 500, 1000, 1400, 1400, 1500]);
         assert_eq!(tfc.padded_bytes(40, 0), 40);
         assert_eq!(Tfc::default().padded_bytes(40, 1400), 40);
+        assert_eq!((tfc.most_bytes(40, 1400), tfc.most_bytes(40, 0)), (500, 40));
+        let random = Tfc { pad_to: 0, randomly: true };
+        assert_eq!((random.most_bytes(40, 1400), random.most_bytes(40, 0)), (1400, 40));
     }
 
     #[test]

@@ -47,8 +47,9 @@ _ERRORS = {4: "icmp type { destination-unreachable, time-exceeded, parameter-pro
 # (some ICMP), the second not what is sent from an IPv6 address whose route is just being made or removed.
 _OWN_PACKET = ("meta iif 0", "fib saddr type local")
 # What protected packets and IKE arrive in: RFC 7296 2.23, RFC 4303 for ESP without UDP, and RFC 4302, which nft
-# takes for an extension header in IPv6.
-_TUNNELLED = ("udp dport { 500, 4500 }", "meta l4proto esp", "ip protocol ah", "ip6 nexthdr ah")
+# takes for an extension header in IPv6; in transport mode another one can be ahead of it, whose first byte says so.
+_TUNNELLED = ("udp dport { 500, 4500 }", "meta l4proto esp", "ip protocol ah", "ip6 nexthdr ah",
+              "ip6 nexthdr { 0, 43, 60 } @nh,320,8 51")
 _NUMBERED = re.compile(r"_g(\d+)$")
 _TCP_HEADERS = {4: 40, 6: 60}                       # IP and TCP without options (RFC 6691 2)
 

@@ -203,8 +203,9 @@ class AhKeys(ProtectionKeys):
     """How a child's AH SAs are made (RFC 4302), in place of ESP: nobody on the way changes or forges a packet.
 
     **AH encrypts nothing**: everybody on the way can read what it carries. It goes as IP protocol 51, never in UDP, and
-    cannot pass a NAT: where one is found the child is refused. NAT detection toward such a peer is honest, which the
-    responder can be only to an address it knows: the peer needs `address`.
+    cannot pass a NAT: where one is found the child is refused. In transport mode the headers that it
+    covers are the packet's own, with their options. NAT detection toward such a peer is honest, which the responder can
+    be only to an address it knows: the peer needs `address`.
     """
 
     proposals: Annotated[list[f.AhProposal], BeforeValidator(f.one_or_many),

@@ -239,8 +239,6 @@ class PeerCompiler:
                     first(esp.proposals, shared.proposals, default=list(DEFAULT_ESP_PROPOSALS)), shared)
         if own.esp is not None:
             self._problems.error((*at, "ah"), "found ah beside esp; expected one of them: a child has one protocol")
-        if first(own.mode, self._child.mode, default=Mode.TUNNEL) == Mode.TRANSPORT:
-            self._problems.error((*at, "ah"), "found ah in a child with mode: transport; expected esp, or mode: tunnel")
         if listen_only:
             self._problems.error((*at, "ah"), "found ah in a peer without address; expected one, because NAT detection "
                                  "must be honest for AH, and comes before the peer says who it is")

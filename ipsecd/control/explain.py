@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 
 from ipsecd.control.schema import EntryVerdict, PolicyAnswer, PolicyQuery
+from ipsecd.ike.consts import ProtocolId
 from ipsecd.ipsec.spd import Flow, selects
 from ipsecd.policy import Policy, SpdEntry, Start
 from ipsecd.sa import ChildKey, SaPair
@@ -16,7 +17,10 @@ from ipsecd.selectors import ICMP_PROTOCOLS, PROTOCOL_NAMES, TrafficSelector
 
 MAX_VERDICTS = 256
 _MAX_NAMED = 4                      # selectors named in one sentence
-_WHOLE_ONLY = "in transport mode: fragments, and packets with IP options, are dropped"
+_WHOLE_ONLY: dict[int, str] = {
+    ProtocolId.ESP: "in transport mode: fragments, and packets with IP options, are dropped",
+    ProtocolId.AH: "in transport mode: fragments, and packets that prescribe their route, are dropped",
+}
 
 
 def explain(policy: Policy, pairs: Sequence[SaPair], query: PolicyQuery) -> PolicyAnswer:
@@ -48,7 +52,7 @@ def _carrier(policy: Policy, key: ChildKey, pairs: Sequence[SaPair], flow: Flow,
     of_child = [pair for pair in pairs if pair.child == key]
     for pair in reversed(of_child):
         if selects(pair.ts_local, pair.ts_remote, flow):
-            note = "" if pair.transport is None else _WHOLE_ONLY
+            note = "" if pair.transport is None else _WHOLE_ONLY[pair.suite.protocol]
             return f"{(pair.inbound if inbound else pair.outbound).spi:08x}", note
     if of_child:
         return None, "no SA takes it: the peer narrowed the selectors"

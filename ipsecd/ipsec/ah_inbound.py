@@ -1,7 +1,7 @@
 """The way of an AH packet from the network (RFC 4302 3.4, RFC 4301 5.2), as `Dataplane.open` has it for ESP.
 
-1 outer headers  2 SA by SPI  3 length  4 replay check  5 verify  6 commit  7 count, path  8 next header
-9 selectors  10 ECN
+1 outer headers  2 SA by SPI  3 length  4 replay check  5 verify  6 commit  7 count, path  8 next header,
+in transport mode the packet made again  9 selectors  10 ECN
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ipsecd.drops import DropReason
 from ipsecd.ipsec import ip
 from ipsecd.ipsec.ah import spi_and_sequence
+from ipsecd.ipsec.ah_transport import restored
 from ipsecd.ipsec.dataplane import Dataplane
 from ipsecd.ipsec.ip import flow_key, traffic_class
 from ipsecd.ipsec.outer_header import Outer, outer_header
@@ -43,8 +44,7 @@ def open_ah(plane: Dataplane, packet: bytes, path: Path, now: float) -> Opened |
     refused = _authenticate(plane, pair, pair.ah, packet, outer, low, path, now)
     if refused is not None:
         return plane.drop(refused, pair)
-    inner = _inner(plane, pair, packet[outer.at], packet[outer.at + pair.ah.open.size(packet):outer.end],
-                   traffic_class(packet) & 3)
+    inner = _inner(plane, pair, packet, outer, pair.ah.open.size(packet))
     return inner if isinstance(inner, DropReason) else Opened(pair, inner)
 
 
@@ -77,12 +77,16 @@ def _authenticate(plane: Dataplane, pair: Pair, ah: AhPair, packet: bytes, outer
     return None
 
 
-def _inner(plane: Dataplane, pair: Pair, next_header: int, inner: bytes, outer_ecn: int) -> bytes | DropReason:
+def _inner(plane: Dataplane, pair: Pair, packet: bytes, outer: Outer, ah_bytes: int) -> bytes | DropReason:
     """Return the packet where policy lets it in (RFC 4301 5.2)."""
-    if next_header not in (ip.IPV4, ip.IPV6):
-        return plane.drop(DropReason.AH_NEXT_HEADER, pair)
-    if not inner or inner[0] >> 4 != (4 if next_header == ip.IPV4 else 6):
-        return plane.drop(DropReason.INNER_MALFORMED, pair)
+    if pair.transport is None:
+        outer_ecn = traffic_class(packet) & 3
+        inner = _tunnelled(packet[outer.at], packet[outer.at + ah_bytes:outer.end])
+    else:
+        outer_ecn = 0                              # it is the packet's own
+        inner = restored(packet, outer, ah_bytes, pair.transport)
+    if isinstance(inner, DropReason):
+        return plane.drop(inner, pair)
     key, length = flow_key(inner, len(inner)), len(inner)
     if key is None or key not in pair.flows:
         admitted = plane.admit(pair, inner, key)
@@ -90,3 +94,11 @@ def _inner(plane: Dataplane, pair: Pair, next_header: int, inner: bytes, outer_e
             return plane.drop(admitted, pair)
         length = admitted
     return plane.join_ecn(pair, inner[:length], outer_ecn) if outer_ecn else inner[:length]
+
+
+def _tunnelled(next_header: int, inner: bytes) -> bytes | DropReason:
+    if next_header not in (ip.IPV4, ip.IPV6):
+        return DropReason.AH_NEXT_HEADER
+    if not inner or inner[0] >> 4 != (4 if next_header == ip.IPV4 else 6):
+        return DropReason.INNER_MALFORMED
+    return inner

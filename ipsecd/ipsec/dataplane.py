@@ -1,7 +1,7 @@
 """The way of a packet, without I/O.  The hot path returns bytes or a DropReason; it raises for no packet.
 
 Outbound   route:  1 flow cache  2 headers  3 loop guard  4 SPD  5 the child's SA, else hold and acquire
-           seal:   6 limits  7 number and seal  8 count
+           seal:   6 limits  7 number and count  8 seal
 Inbound    open:   1 length  2 replay check  3 open  4 commit  5 count, path  6 trailer  7 selectors  8 ECN
                    (one long function: each call saved is 2 % of a packet's time)
 """
@@ -22,7 +22,7 @@ from ipsecd.ipsec.replay import full_sequence
 from ipsecd.ipsec.sad import Pair, Sad
 from ipsecd.ipsec.spd import Flow, Spd, inbound_flow, outbound_flow
 from ipsecd.ipsec.tfc import DUMMY_TRAILERS, NO_NEXT_HEADER, padded_bytes
-from ipsecd.ipsec.transport import NEVER_INSIDE, Rebuilder, is_padding, part_of, trailers_of
+from ipsecd.ipsec.transport import NEVER_INSIDE, Rebuilder, is_padding, trailers_of
 from ipsecd.policy import Action, SpdEntry
 from ipsecd.rng import Rng
 from ipsecd.sa import ChildKey, Path, SaPair, SaStats
@@ -33,7 +33,6 @@ MAX_PAIR_FLOWS = 2048
 ACQUIRE_BYTES = 128                                # of the packet, enough for its headers
 UNKNOWN_SPI_REPORTS_PER_S = 10                     # RFC 7296 1.5: what an unauthenticated sender triggers is limited
 
-_IKE_PORTS = (500, 4500)
 _TRAILERS_V4, _TRAILERS_V6 = TRAILERS[ip.IPV4], TRAILERS[ip.IPV6]
 _U32 = Struct(">I").unpack_from
 # What RFC 4301 6.2 lets an ICMP error pass nevertheless, by the packet that it is about.
@@ -174,33 +173,37 @@ class Dataplane:
         if length > pair.inner_mtu > 0:
             return self.drop(DropReason.TOO_BIG, pair)
         trailers = DUMMY_TRAILERS if dummy else _TRAILERS_V4 if packet[0] < 0x60 else _TRAILERS_V6
-        if pair.transport is not None and not dummy:
-            part = part_of(packet)
-            if isinstance(part, DropReason):
-                return self.drop(part, pair)
-            packet, trailers, length = packet[part.start:part.end], trailers_of(part.next_header), part.end - part.start
-        elif pair.tfc.pads and not dummy:
-            packet += bytes(padded_bytes(pair.tfc, length, pair.inner_mtu, self._rng) - length)
-        if len(packet) > LARGE_PACKET_BYTES and now >= pair.large_due and not dummy:
+        part = pair.part_of(packet) if pair.transport is not None and not dummy else None
+        if part is not None and isinstance(part, DropReason):
+            return self.drop(part, pair)
+        padded = length = length if part is None else part.end - part.start
+        if pair.tfc.pads and part is None and not dummy:
+            padded = padded_bytes(pair.tfc, length, pair.inner_mtu, self._rng)
+            packet += bytes(padded - length)
+        if padded > LARGE_PACKET_BYTES and now >= pair.large_due and not dummy:
             pair.large_due = now + LARGE_REPORT_S
             self._reports.append(reports.LargeOutbound(pair.spi_in))
         # Counted up before sealing: a number is never used twice, whatever happens to the packet (RFC 4106 3.1).
         sequence = pair.sequence = pair.sequence + 1
-        sealed = (pair.sealer.seal(packet, trailers, sequence) if pair.ah is None
-                  else pair.ah.seal.seal(packet, pair.path, sequence))
         meter = pair.outward
         meter.packets += 1
         meter.bytes += length
         meter.last = now
         if sequence >= pair.alarm_sequence or meter.packets >= meter.alarm_packets or meter.bytes >= meter.alarm_bytes:
             self.ring(pair, meter)
-        return sealed
+        if pair.ah is not None:
+            sealed = pair.ah.seal.protect(packet, part, pair.path, sequence)
+            return self.drop(sealed, pair) if isinstance(sealed, DropReason) else sealed
+        if part is not None:
+            return pair.sealer.seal(packet[part.start:part.end], trailers_of(part.next_header), sequence)
+        return pair.sealer.seal(packet, trailers, sequence)
 
     def _decide(self, packet: bytes, device: str, now: float) -> Pair | ChildKey | DropReason:
         headers = ip.parse(packet)
         if isinstance(headers, Fault):
             return self.drop(DropReason.TUN_MALFORMED if headers is Fault.MALFORMED else DropReason.OUTBOUND_FRAGMENT)
-        if self._is_own(headers):
+        # Our own IKE, ESP or AH, sent into the tunnel by a broken route.
+        if (headers.version, headers.source) in self.own_addresses and ip.is_tunnel_traffic(headers):
             return self.drop(DropReason.TUN_LOOPED)
         interface = self._interfaces[device]
         verdict, child = self._search(outbound_flow(headers), interface)
@@ -218,13 +221,6 @@ class Dataplane:
         if verdict is DropReason.OUTSIDE_NEGOTIATED and child is not None:
             self._acquire(child, packet, now)      # with one SA for each selector pair, another may come up
         return self.drop(verdict)
-
-    def _is_own(self, headers: Headers) -> bool:
-        """Return whether this is our own IKE, ESP or AH, sent into the tunnel by a broken route."""
-        if (headers.version, headers.source) not in self.own_addresses:
-            return False
-        return headers.protocol in (ip.ESP, ip.AH) or (headers.protocol == ip.UDP and (
-            headers.source_port in _IKE_PORTS or headers.destination_port in _IKE_PORTS))
 
     def _search(self, flow: Flow, interface: str | None) -> tuple[Pair | DropReason, ChildKey | None]:
         """Return what SPD and SAD say: a pair, or the reason why not, with the child that it concerns."""

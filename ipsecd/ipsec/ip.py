@@ -28,6 +28,7 @@ _MORE_FRAGMENTS, _OFFSET = 0x2000, 0x1FFF
 _ICMP_ERRORS = frozenset({(4, 3), (4, 11), (4, 12), (6, 1), (6, 2), (6, 3), (6, 4)})
 _REDIRECTS = frozenset({(4, 5), (6, 137)})
 _ICMP_HEADER_BYTES = 8
+_IKE_PORTS = (500, 4500)
 
 _FLOW_V4 = Struct(">2xH2xHxB2xQI").unpack_from     # total length, flags and offset, protocol, addresses, ports
 _FLOW_V6 = Struct(">4xHBx32sI").unpack_from        # payload length, next header, addresses, ports
@@ -104,6 +105,12 @@ def quoted_packet(packet: bytes, headers: Headers) -> Headers | None:
         return None
     inner = parse(packet[headers.payload + _ICMP_HEADER_BYTES:headers.length], quoted=True)
     return None if isinstance(inner, Fault) or inner.version != headers.version else inner
+
+
+def is_tunnel_traffic(headers: Headers) -> bool:
+    """Return whether this is IKE, ESP or AH."""
+    return headers.protocol in (ESP, AH) or (headers.protocol == UDP and (
+        headers.source_port in _IKE_PORTS or headers.destination_port in _IKE_PORTS))
 
 
 def is_redirect(headers: Headers) -> bool:

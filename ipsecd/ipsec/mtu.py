@@ -27,7 +27,7 @@ def inner_mtu(suite: ChildSuite, *, outer_mtu: int, outer_version: int, udp: boo
     header = IP_HEADER_BYTES[outer_version]
     room = outer_mtu - header - (UDP_HEADER_BYTES if udp else 0)
     if isinstance(suite, AhSuite):
-        return room - ah_bytes(suite.integ, outer_version)
+        return room - ah_bytes(suite.integ, outer_version) + (header if transport else 0)
     room -= ESP_HEADER_BYTES + suite.encr.iv_bytes + suite.icv_bytes
     carried = room // suite.encr.block_bytes * suite.encr.block_bytes - ESP_TRAILER_BYTES
     return carried + header if transport else carried

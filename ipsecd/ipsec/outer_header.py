@@ -15,7 +15,8 @@ from ipsecd.ipsec.ip import AH, MAX_EXTENSION_BYTES, MAX_EXTENSION_HEADERS
 
 # RFC 4302 appendix A1: options that are covered.  The table has the others, and unknown ones, as mutable.
 IMMUTABLE_OPTIONS = frozenset({130, 133, 134, 148, 149})
-_END, _NO_OPERATION = 0, 1
+_END, NO_OPERATION = 0, 1
+V4_NAMED_AT, V6_NAMED_AT = 9, 6                    # of the header itself
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION = 0, 43, 44, 60
 _PAD1, _CHANGES_EN_ROUTE = 0, 0x20                 # RFC 8200 4.2: the third-highest bit of an option's type
 _FRAGMENTED = 0x3FFF                               # more fragments, and offset
@@ -25,10 +26,14 @@ _V6 = Struct(">4xHB").unpack_from                  # payload length, next header
 
 
 class Outer(NamedTuple):
-    """The headers with what is mutable zeroed; AH begins behind them, and the packet ends at `end`."""
+    """The headers with what is mutable zeroed; AH begins behind them, and the packet ends at `end`.
+
+    `named_at` is where they say that AH follows.
+    """
 
     covered: bytes
     end: int
+    named_at: int
 
     @property
     def at(self) -> int:
@@ -53,26 +58,26 @@ def _outer_v4(packet: bytes) -> Outer | DropReason:
         return DropReason.AH_MALFORMED
     if fragment & _FRAGMENTED:
         return DropReason.AH_FRAGMENT
-    options = _covered_options(packet[20:header])
+    options = unchanging_options(packet[20:header], fill=0)
     if options is None:
         return DropReason.AH_MALFORMED
     return Outer(b"".join((packet[:1], b"\0", packet[2:6], b"\0\0\0", packet[9:10], b"\0\0", packet[12:20], options)),
-                 total)
+                 total, V4_NAMED_AT)
 
 
-def _covered_options(options: bytes) -> bytes | None:
-    """Return them with those that change zeroed as a whole (RFC 4302 3.3.3.1.1.2); None for lengths that are wrong."""
+def unchanging_options(options: bytes, *, fill: int) -> bytes | None:
+    """Return IPv4 options with those that change filled as a whole (RFC 4302 3.3.3.1.1.2); None for wrong lengths."""
     covered = bytearray(options)
     at = 0
     while at < len(options) and options[at] != _END:
-        if options[at] == _NO_OPERATION:
+        if options[at] == NO_OPERATION:
             at += 1
             continue
         length = options[at + 1] if at + 1 < len(options) else 0
         if length < 2 or at + length > len(options):
             return None
         if options[at] not in IMMUTABLE_OPTIONS:
-            covered[at:at + length] = bytes(length)
+            covered[at:at + length] = bytes((fill,)) * length
         at += length
     return bytes(covered)
 
@@ -85,7 +90,7 @@ def _outer_v6(packet: bytes) -> Outer | DropReason:
     if end > len(packet):
         return DropReason.AH_MALFORMED
     parts = [b"\x60\0\0\0", packet[4:7], b"\0", packet[8:40]]
-    at, seen = 40, 0
+    at, seen, named_at = 40, 0, V6_NAMED_AT
     while following != AH:
         seen += 1
         if following == _FRAGMENT:                 # whole when it comes from the kernel; RFC 4302 3.4.1
@@ -101,9 +106,9 @@ def _outer_v6(packet: bytes) -> Outer | DropReason:
         if covered is None:
             return DropReason.AH_MALFORMED
         parts.append(covered)
-        following = header[0]
+        following, named_at = header[0], at
         at += size
-    return Outer(b"".join(parts), end)
+    return Outer(b"".join(parts), end, named_at)
 
 
 def _covered_extension(header: bytes) -> bytes | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ipsecd.drops import DropReason
-from ipsecd.ipsec import esp, spd
+from ipsecd.ipsec import ah_transport, esp, spd, transport
 from ipsecd.ipsec.ah import Ah
 from ipsecd.ipsec.ip import FlowKey
 from ipsecd.ipsec.lifetime import (
@@ -17,7 +17,6 @@ from ipsecd.ipsec.lifetime import (
 )
 from ipsecd.ipsec.replay import ReplayWindow
 from ipsecd.ipsec.slots import Slots
-from ipsecd.ipsec.transport import Rebuilder
 from ipsecd.rng import Rng
 from ipsecd.sa import ChildKey, SaPair, SaStats
 from ipsecd.suites import AhSuite
@@ -37,8 +36,8 @@ class Pair:
     """
 
     __slots__ = ("ah", "alarm_sequence", "child", "device", "drops", "esn", "flows", "follow", "heard", "inner_mtu",
-                 "inward", "large_due", "last_sequence", "opener", "outward", "path", "refusal", "sealer", "sequence",
-                 "slot", "spi_in", "tfc", "transport", "ts_local", "ts_remote", "window", "window_size")
+                 "inward", "large_due", "last_sequence", "opener", "outward", "part_of", "path", "refusal", "sealer",
+                 "sequence", "slot", "spi_in", "tfc", "transport", "ts_local", "ts_remote", "window", "window_size")
 
     def __init__(self, pair: SaPair, rng: Rng, inner_mtu: int) -> None:
         self.spi_in = pair.spi_in
@@ -52,13 +51,15 @@ class Pair:
         self.ts_remote = pair.ts_remote
         self.tfc = pair.tfc
         self.inner_mtu = inner_mtu                 # 0: not known
-        self.transport = Rebuilder(pair.transport) if pair.transport is not None else None
+        self.transport = transport.Rebuilder(pair.transport) if pair.transport is not None else None
         self.large_due = 0.0                       # when the next large packet is worth a report
         self.esn = pair.suite.esn
         self.ah: AhPair | None = None
         if isinstance(pair.suite, AhSuite):
             self.ah = AhPair(Ah(pair.suite, pair.outbound), Ah(pair.suite, pair.inbound))
+            self.part_of = ah_transport.part_of    # in transport mode: what of a packet is protected
         else:
+            self.part_of = transport.part_of
             self.sealer = esp.make_seal(pair.suite, pair.outbound, rng)
             self.opener = esp.make_open(pair.suite, pair.inbound, rng)
         self.window = ReplayWindow(pair.replay_window)

@@ -35,11 +35,12 @@ _U16 = Struct(">H")
 
 
 class Part(NamedTuple):
-    """What of a packet goes into ESP: packet[start:end], behind which next header."""
+    """What of a packet is protected: packet[start:end], whose next header is named at packet[named_at]."""
 
     next_header: int
     start: int
     end: int
+    named_at: int
 
 
 def part_of(packet: bytes) -> Part | DropReason:
@@ -49,14 +50,14 @@ def part_of(packet: bytes) -> Part | DropReason:
             return DropReason.OUTBOUND_FRAGMENT
         if packet[0] != 0x45:
             return DropReason.TRANSPORT_OPTIONS
-        return Part(packet[9], 20, _U16.unpack_from(packet, 2)[0])
+        return Part(packet[9], 20, _U16.unpack_from(packet, 2)[0], 9)
     end = 40 + _U16.unpack_from(packet, 4)[0]
     following, _ = _behind_options(packet[40:end], packet[6])
     if following == FRAGMENT:
         return DropReason.OUTBOUND_FRAGMENT
     if following in NEVER_INSIDE:
         return DropReason.TRANSPORT_OPTIONS
-    return Part(packet[6], 40, end)
+    return Part(packet[6], 40, end, 6)
 
 
 def trailers_of(next_header: int) -> tuple[bytes, ...]:
@@ -72,21 +73,21 @@ def is_padding(padding: bytes) -> bool:
 class Rebuilder:
     """Makes packets of what ESP carried between two hosts."""
 
-    __slots__ = ("_addresses", "_nat_sum", "_version")
+    __slots__ = ("_nat_sum", "addresses", "version")
 
     def __init__(self, ends: TransportEnds) -> None:
         local, remote = ip_address(ends.local), ip_address(ends.remote)
-        self._version = local.version
-        self._addresses = remote.packed + local.packed
+        self.version = local.version
+        self.addresses = remote.packed + local.packed
         self._nat_sum = ends.nat_sum
 
     def packet(self, payload: bytes, next_header: int, tos: int) -> bytes:
         """Return the packet from the peer, `tos` its byte of DSCP and ECN."""
         if self._nat_sum:
             payload = self._with_checksum(payload, next_header)
-        if self._version == 6:
-            return _V6(6 << 28 | tos << 20, len(payload), next_header, HOP_LIMIT, self._addresses) + payload
-        head = _V4(0x45, tos, 20 + len(payload), 0, _DONT_FRAGMENT, HOP_LIMIT, next_header, 0, self._addresses)
+        if self.version == 6:
+            return _V6(6 << 28 | tos << 20, len(payload), next_header, HOP_LIMIT, self.addresses) + payload
+        head = _V4(0x45, tos, 20 + len(payload), 0, _DONT_FRAGMENT, HOP_LIMIT, next_header, 0, self.addresses)
         return head[:10] + _U16.pack(~ones_sum(head) & 0xFFFF) + head[12:] + payload
 
     def _with_checksum(self, payload: bytes, next_header: int) -> bytes:

@@ -1,7 +1,7 @@
 """ipsecd that writes its keys to a file: for tests that let tshark read what crossed the WAN, and for nothing else.
 
     daemon.start(before=keylog(file))
-    read(file)                               # entries as tshark's tables want them
+    tables(file)                             # as tshark wants them
 
 Run as a script: keylog.py FILE PROGRAM ARGUMENTS runs the daemon with those arguments, in place of PROGRAM.
 """
@@ -49,6 +49,12 @@ def tables(file: Path) -> list[str]:
     return options
 
 
+def integrity_keys(file: Path) -> dict[int, bytes]:
+    """Return the integrity key of each SA, by its SPI."""
+    entries = [json.loads(line) for line in file.read_text().splitlines()]
+    return {int(entry["spi"], 16): bytes.fromhex(entry["integ_key"]) for entry in entries if "spi" in entry}
+
+
 def _hex(key: str) -> str:
     return f"0x{key}" if key else ""
 
@@ -86,7 +92,7 @@ def _run(file: str, arguments: list[str]) -> None:
 def _logged(install: Callable[[Any, Any], None], write: Callable[..., None]) -> Callable[[Any, Any], None]:
     def install_sa(engine: Any, pair: Any) -> None:
         for spec in (pair.inbound, pair.outbound):
-            write(spi=f"{spec.spi:08x}", encr=pair.suite.encr.keyword,
+            write(spi=f"{spec.spi:08x}", encr=pair.suite.encr.keyword if pair.suite.key_bytes[0] else "",
                   integ=pair.suite.integ.keyword if pair.suite.integ else "",
                   encr_key=spec.encr_key.reveal().hex(), integ_key=spec.integ_key.reveal().hex())
         install(engine, pair)

@@ -8,11 +8,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.lab.command import rekey_child
 from tests.lab.daemon import Ipsecd, default_config
+from tests.lab.keylog import keylog
 from tests.lab.rig import NAT4, Rig, answers, ping
 from tests.support.netns import LAB, Node, eventually
 
@@ -84,8 +86,12 @@ def test_hosts_talk_through_a_nat_with_right_checksums() -> None:
         rig.witness.assert_clean()
 
 
-def hosts(rig: Rig, a: str, b: str, *, family: int = 4, seen: str = "") -> tuple[Ipsecd, Ipsecd]:
-    """Start a daemon on each gateway, with one engine each; `seen` is what the right one takes the left one for."""
+def hosts(rig: Rig, a: str, b: str, *, family: int = 4, seen: str = "", ah: str = "",
+          keys: Path | None = None) -> tuple[Ipsecd, Ipsecd]:
+    """Start a daemon on each gateway, with one engine each; `seen` is what the right one takes the left one for.
+
+    `ah` is a proposal of AH in place of ESP; the left one writes its keys to a file.
+    """
     made = []
     for site, peer, engine, local, remote in ((rig.b, rig.a, "python", b, seen or a), (rig.a, rig.b, "auto", a, b)):
         config = default_config(site, peer, family=family)
@@ -93,10 +99,12 @@ def hosts(rig: Rig, a: str, b: str, *, family: int = 4, seen: str = "") -> tuple
         entry = next(iter(config["peers"].values()))
         entry["children"]["office"] = {"local": [local], "remote": [remote], "mode": "transport",
                                        "start": "listen" if site is rig.b else "always"}
+        if ah:
+            entry["children"]["office"]["ah"] = {"proposals": [ah]}
         if seen and site is rig.b:
             del entry["address"]
         daemon = Ipsecd(rig, site, peer, config=config)
-        daemon.start()
+        daemon.start(before=keylog(keys) if keys is not None and site is rig.a else ())
         made.append(daemon)
     right, left = made
     left.wait_up()

@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from ipsecd.drops import DropReason
 from ipsecd.engine.choose import native_missing
 from ipsecd.ipsec.ah import Ah, spi_and_sequence
+from ipsecd.ipsec.ah_transport import part_of
+from ipsecd.ipsec.ip import Fault, parse
 from ipsecd.ipsec.outer_header import Outer, outer_header
+from ipsecd.ipsec.transport import Part
 from ipsecd.policy import Action, SpdEntry
-from ipsecd.sa import ChildKey, Path, SaPair, SaSpec, Volume
+from ipsecd.sa import ChildKey, Endpoint, Path, SaPair, SaSpec, Volume
 from ipsecd.suites import AhSuite
-from tests.property.test_engines_agree import inner, mangled
+from tests.property.test_engines_agree import any_packet, inner, mangled, super_packet
 from tests.support import ah_packets as a
 from tests.support import esp_packets as p
 from tests.support.twin_engines import Twins
@@ -142,10 +145,11 @@ def test_what_is_sealed_verifies_at_the_other_end_after_any_way(path: object, in
 def test_engines_agree_on_whatever_happens_with_ah(seed: int) -> None:
     chance = Random(seed)
     twins = Twins({"ipsec0": None})
-    path = chance.choice([a.PATH_V4, a.PATH_V6])
+    path, transport = chance.choice([a.PATH_V4, a.PATH_V6]), chance.random() < 0.5
     try:
         twins.own_addresses([path.local.address])
-        pair = replace(a.pair(chance.choice(a.SUITES), path=path, window=chance.choice([0, 64, 100])),
+        hosts = a.hosts_of(path) if transport else None
+        pair = replace(a.pair(chance.choice(a.SUITES), path=path, window=chance.choice([0, 64, 100]), hosts=hosts),
                        volume=Volume(hard_packets=chance.choice([0, 0, 0, 20])))
         twins.policy([SpdEntry("all", Action.PROTECT, pair.ts_local, pair.ts_remote, p.CHILD)], {})
         twins.install(pair)
@@ -154,10 +158,14 @@ def test_engines_agree_on_whatever_happens_with_ah(seed: int) -> None:
         sequence = 0
         for _ in range(40):
             if chance.random() < 0.4:
-                twins.out("ipsec0", mangled(inner(chance), chance))
+                packet = between(pair, chance) if transport else inner(chance)
+                twins.out("ipsec0", mangled(packet, chance))
                 continue
+            if transport and chance.random() < 0.05:
+                twins.move(pair.spi_in, chance.choice([path, a.PATH_V4, a.PATH_V6]))
             sequence = max(1, sequence + chance.choice([1, 1, 1, 1, 2, 0, -1, -70, 1000]))
-            packet = from_peer(pair, mangled(inner(chance, reverse=True), chance), sequence, chance)
+            packet = between(pair, chance, reverse=True) if transport else inner(chance, reverse=True)
+            packet = from_peer(pair, mangled(packet, chance), sequence, chance)
             if chance.random() < 0.1:
                 twins.into(packet[20:], path)      # AH's bytes where ESP is expected
             else:
@@ -166,13 +174,55 @@ def test_engines_agree_on_whatever_happens_with_ah(seed: int) -> None:
         twins.close()
 
 
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1 << 64))
+def test_engines_agree_on_super_packets_between_two_hosts_with_ah(seed: int) -> None:
+    chance = Random(seed)
+    frame, segments = super_packet(chance)
+    hosts = ("10.1.0.1", "10.2.0.1") if segments[0][0] < 0x60 else ("2001:db8:1::1", "2001:db8:2::1")
+    path = Path(*(Endpoint(host, 0) for host in hosts))
+    twins = Twins({"ipsec0": None})
+    try:
+        pair = a.pair(chance.choice(a.SUITES), path=path, hosts=hosts)
+        twins.policy([SpdEntry("hosts", Action.PROTECT, pair.ts_local, pair.ts_remote, p.CHILD)],
+                     {p.CHILD: chance.choice([0, 0, 600])})
+        twins.install(pair)
+        twins.use(p.CHILD, pair.spi_in)
+        twins.out_cut("ipsec0", frame, segments, offload=True)
+    finally:
+        twins.close()
+
+
+def between(pair: SaPair, chance: Random, *, reverse: bool = False) -> bytes:
+    """A packet of any kind between the two hosts of a pair, sometimes with headers that belong ahead of AH."""
+    assert pair.transport is not None
+    ends = [pair.transport.local, pair.transport.remote]
+    version = 6 if ":" in ends[0] else 4
+    source, destination = ends[::-1] if reverse else ends
+    if version == 4 and chance.random() < 0.4:
+        kinds = [b"\1", b"\x94\x04\0\0", b"\x07\x07\x04abcd", b"\x86\x06\0\0\0\1", b"\x83\x03\x04", b"\7", b"\x44\0"]
+        options = b"".join(chance.choices(kinds, k=chance.choice([1, 2, 4])))
+        return p.ipv4(source, destination, options=options + bytes(-len(options) % 4))
+    if version == 6 and chance.random() < 0.4:
+        payload, following = p.udp(), 17
+        for kind in chance.choice([[0], [60], [0, 60], [60, 43, 0], [60, 43], [43], [60, 43, 60, 0]]):
+            data = chance.choice([bytes(6), b"\x1e\x04same", b"\x3e\x04next", b"\0\1\0\0\0\0", b"\x1e\x09same"])
+            payload, following = bytes((following, 0)) + data + payload, kind
+        return p.ipv6(source, destination, following, payload)
+    return any_packet(version, source, destination, chance)
+
+
 def from_peer(pair: SaPair, data: bytes, sequence: int, chance: Random) -> bytes:
     """A packet of the other end, sometimes changed on its way, or wrong."""
     spec, back = pair.inbound, Path(pair.path.remote, pair.path.local)
     if chance.random() < 0.1:
         spec = SaSpec(chance.choice([0x1001, 0x3000]), spec.encr_key, spec.integ_key)
     assert isinstance(pair.suite, AhSuite)
-    packet = bytearray(Ah(pair.suite, spec).seal(data.ljust(2, b"\0"), back, sequence))
+    ah = Ah(pair.suite, spec)
+    part = part_of(data) if pair.transport is not None and not isinstance(parse(data), Fault) else None
+    made = ah.seal_part(data, part, back, sequence) if isinstance(part, Part) else DropReason.SEND_FAILED
+    packet = bytearray(made if isinstance(made, bytes) else ah.seal(data.ljust(2, b"\0"), back, sequence))
     if chance.random() < 0.3:                      # hops, congestion
         packet[8 if packet[0] == 0x45 else 7] = chance.randrange(1, 255)
         packet[1] |= chance.choice([0, 1, 2, 3]) << (0 if packet[0] == 0x45 else 4)

@@ -32,6 +32,7 @@ MISSING = native_missing()
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="raw sockets need CAP_NET_RAW")
 NET = f"127.{200 + os.getpid() // 250 % 50}.{os.getpid() % 250}"
 A, B, OTHER = f"{NET}.1", f"{NET}.2", f"{NET}.3"
+ROUTER_ALERT, PADDING = bytes((148, 4, 0, 0)), bytes((1, 4, 0, 0, 0, 0))     # RFC 2113, RFC 8200 4.2
 
 
 class AhRig(Rig):
@@ -155,6 +156,36 @@ def test_options_that_no_sender_of_ours_makes_are_verified(rig: AhRig) -> None:
     with witness(OTHER) as way:
         way.sendto(packet, (B, 0))
         assert rig.carried(rig.b, 1) == [p.ipv4()]
+
+
+def test_two_hosts_have_their_packets_with_their_options_around_ah(rig: AhRig) -> None:
+    rig.connect(chosen=a.suite("sha384", esn=True), hosts=("10.1.0.1", "10.2.0.1"))
+    there = [p.ipv4(tos=0xBA), p.ipv4(options=ROUTER_ALERT), p.ipv4(payload=p.udp(data=bytes(1300)))]
+    rig.a.send(*there)
+    rig.b.send(p.ipv4("10.2.0.1", "10.1.0.1"))
+    assert rig.carried(rig.b, len(there)) == there
+    assert rig.carried(rig.a, 1) == [p.ipv4("10.2.0.1", "10.1.0.1")]
+    rig.a.send(p.ipv4("10.1.0.9"), p.ipv4(fragment=0x2000), p.ipv4(options=bytes((131, 3, 4, 0))))
+    rig.until(lambda: len(rig.a.engine.stats().drops) == 3)
+    assert rig.a.engine.stats().drops == {DropReason.OUTSIDE_NEGOTIATED: 1, DropReason.OUTBOUND_FRAGMENT: 1,
+                                          DropReason.TRANSPORT_OPTIONS: 1}
+    packet = sealed_by(rig, p.ipv4(options=ROUTER_ALERT))
+    assert (packet[9], packet[20:24], packet[24], packet[60:]) == (AH, ROUTER_ALERT, 17, p.ipv4()[20:])
+    with witness(OTHER) as way:                    # whoever holds the keys is heard as the peer, from wherever
+        way.sendto(packet[:24] + b"\x2b" + packet[25:], (B, 0))
+        rig.until(lambda: rig.drops(rig.b, DropReason.AH_BAD_ICV) == 1)
+        way.sendto(packet, (B, 0))
+        assert rig.carried(rig.b, 1) == [p.ipv4(options=ROUTER_ALERT)]
+
+
+def test_two_hosts_have_their_ipv6_extension_headers_on_each_side_of_ah(rig_v6: AhRig) -> None:
+    rig_v6.connect(hosts=("2001:db8:1::1", "2001:db8:2::1"))
+    behind = p.ipv6(following=60, payload=bytes((17, 0)) + PADDING + p.udp())
+    ahead = p.ipv6(following=0, payload=bytes((60, 0)) + PADDING + bytes((17, 0)) + PADDING + p.udp(), tos=0xB9)
+    sent = [p.ipv6(tos=3), behind, ahead]
+    rig_v6.a.send(*sent)
+    assert rig_v6.carried(rig_v6.b, len(sent)) == sent
+    assert rig_v6.b.engine.stats().pair_drops[B_SPI] == {}
 
 
 @pytest.mark.parametrize("suite", a.SUITES[::2], ids=str)

@@ -9,7 +9,7 @@ import warnings
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ipsecd.ike.consts import IntegId
-from ipsecd.sa import Path, SaPair, SaSpec
+from ipsecd.sa import Path, SaPair, SaSpec, TransportEnds
 from ipsecd.secret import Secret
 from ipsecd.suites import GMACS, INTEGS, AhSuite
 from tests.support import esp_packets as p
@@ -32,6 +32,10 @@ _SCAPY_NAMES = {IntegId.HMAC_SHA2_256_128: "SHA2-256-128", IntegId.HMAC_SHA2_384
                 IntegId.HMAC_SHA2_512_256: "SHA2-512-256"}
 
 
+def hosts_of(path: Path) -> tuple[str, str]:
+    return path.local.address, path.remote.address
+
+
 def suite(keyword: str = "sha256", *, esn: bool = False) -> AhSuite:
     return AhSuite(next(i for i in (*INTEGS, *GMACS) if i.keyword == keyword), esn)
 
@@ -41,14 +45,16 @@ def spec(chosen: AhSuite, spi: int) -> SaSpec:
 
 
 def pair(chosen: AhSuite | None = None, *, mirror: bool = False, path: Path = PATH_V4, spi_in: int = 0x1000,
-         spi_out: int = 0x2000, window: int = 64) -> SaPair:
-    """One end's pair; with `mirror` the same pair as the other end has it."""
+         spi_out: int = 0x2000, window: int = 64, hosts: tuple[str, str] | None = None) -> SaPair:
+    """One end's pair, in transport mode between two `hosts`; with `mirror` the same as the other end has it."""
     chosen = chosen or suite()
-    local, remote = p.selectors(p.LOCAL), p.selectors(p.REMOTE)
+    local, remote = (p.selectors(side) for side in ((p.LOCAL, p.REMOTE) if hosts is None else zip(hosts)))
     inbound, outbound = spec(chosen, spi_in), spec(chosen, spi_out)
     if mirror:
         local, remote, inbound, outbound, path = remote, local, outbound, inbound, Path(path.remote, path.local)
-    return SaPair(p.CHILD, 0, chosen, inbound, outbound, local, remote, path, window, False, p.Volume())
+        hosts = (hosts[1], hosts[0]) if hosts else None
+    return SaPair(p.CHILD, 0, chosen, inbound, outbound, local, remote, path, window, False, p.Volume(),
+                  transport=TransportEnds(*hosts) if hosts else None)
 
 
 def outer(path: Path) -> Packet:
@@ -90,7 +96,21 @@ def opened(chosen: AhSuite, key: SaSpec, packet: bytes, sequence: int) -> bytes:
     return bytes(inner)
 
 
-def scapy_sa(chosen: AhSuite, key: SaSpec, header: Packet) -> SecurityAssociation:
+def sealed_part(chosen: AhSuite, key: SaSpec, packet: bytes, sequence: int) -> bytes:
+    """A packet in transport mode as scapy makes it: AH behind the last header that may stand ahead of it."""
+    parsed = IP(packet) if packet[0] >> 4 == 4 else IPv6(packet)
+    return bytes(scapy_sa(chosen, key).encrypt(  # type: ignore[no-untyped-call]
+        parsed, seq_num=sequence & 0xFFFFFFFF, esn_en=chosen.esn, esn=sequence >> 32))
+
+
+def opened_part(chosen: AhSuite, key: SaSpec, packet: bytes, sequence: int) -> bytes:
+    """The packet in transport mode, as scapy takes AH out of it; raises its IPSecIntegrityError."""
+    parsed = IP(packet) if packet[0] >> 4 == 4 else IPv6(packet)
+    return bytes(scapy_sa(chosen, key).decrypt(  # type: ignore[no-untyped-call]
+        parsed, esn_en=chosen.esn, esn=sequence >> 32))
+
+
+def scapy_sa(chosen: AhSuite, key: SaSpec, header: Packet | None = None) -> SecurityAssociation:
     return SecurityAssociation(AH, spi=key.spi, auth_algo=_SCAPY_NAMES[IntegId(chosen.integ.id)],
                                auth_key=key.integ_key.reveal(), tunnel_header=header,
                                esn_en=chosen.esn)  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from ipsecd.policy import Action, Policy, RoutingDomain, SpdEntry
 from ipsecd.sa import ChildKey, Endpoint, Path, SaPair, SaSpec, TransportEnds, Volume
 from ipsecd.secret import Secret
 from ipsecd.selectors import TrafficSelector, from_prefix
-from ipsecd.suites import ENCRS, EspSuite
+from ipsecd.suites import ENCRS, INTEGS, AhSuite, EspSuite
 
 OFFICE = ChildKey("hq", "office")
 NET_1, NET_2 = from_prefix("10.1.0.0/16"), from_prefix("10.2.0.0/16")
@@ -74,6 +74,10 @@ def test_sa_in_transport_mode_is_said_to_carry_whole_packets_only() -> None:
 
     assert (answer.spi, answer.note) == (
         "00000111", "in transport mode: fragments, and packets with IP options, are dropped")
+
+    with_ah = replace(hosts, suite=AhSuite(INTEGS[0], esn=False))
+    assert explain(policy(ENTRIES), (with_ah,), query("10.1.0.5", "10.2.0.7", 6, 1, 80)).note == (
+        "in transport mode: fragments, and packets that prescribe their route, are dropped")
 
 
 def test_answer_of_a_long_policy_is_bounded() -> None:

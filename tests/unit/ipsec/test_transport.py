@@ -97,7 +97,7 @@ def test_what_scapy_seals_in_transport_mode_arrives(family: int) -> None:
 def test_destination_options_travel_inside_and_come_out_again() -> None:                # RFC 4303 3.1.1
     ends = Ends(6)
     packet = host_packet(6, OPTIONS + p.udp(), protocol=60)
-    assert part_of(packet) == (60, 40, len(packet))
+    assert part_of(packet) == (60, 40, len(packet), 6)
     assert isinstance(ends.seal(packet), bytes)
     got = ends.carry(OPTIONS + p.udp(), 60)
     assert isinstance(got, bytes)
@@ -121,8 +121,8 @@ def test_what_has_no_place_in_transport_mode_is_dropped_and_uses_no_number(packe
 
 
 def test_bytes_behind_the_packets_own_length_are_not_sent() -> None:
-    assert part_of(host_packet(4, p.udp()) + b"xyz") == (17, 20, 20 + len(p.udp()))
-    assert part_of(host_packet(6, p.udp()) + b"xyz") == (17, 40, 40 + len(p.udp()))
+    assert part_of(host_packet(4, p.udp()) + b"xyz") == (17, 20, 20 + len(p.udp()), 9)
+    assert part_of(host_packet(6, p.udp()) + b"xyz") == (17, 40, 40 + len(p.udp()), 6)
 
 
 @pytest.mark.parametrize(("payload", "next_header", "reason"), [

@@ -1,16 +1,18 @@
-//! AH packets in tunnel mode (RFC 4302 2, 3.3.3): making and verifying one direction of an SA, in place.
+//! AH packets (RFC 4302 2, 3.3.3): making and verifying one direction of an SA, in place.
 //!
 //! ```text
-//! IP header | next header 1 | length 1 | reserved 2 | SPI 4 | sequence 4 | ICV field | inner packet
+//! IP header | next header 1 | length 1 | reserved 2 | SPI 4 | sequence 4 | ICV field | inner packet, or a part of one
 //! ```
 //!
 //! The ICV covers all of it but what routers may change (see outer), with its own place zero, and behind it the high half
 //! of an extended number, which is not sent.  GMAC's field begins with its IV, the counter (RFC 4543 3.1, 4).
 
+use crate::ah_transport;
 use crate::esp::{BadKeys, nonce};
 use crate::ip;
 use crate::outer::{self, Outer, V4_BYTES, V6_BYTES};
 use crate::sad::Path;
+use crate::transport::Part;
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, UnboundKey};
 use aws_lc_rs::{constant_time, hmac};
 use std::net::IpAddr;
@@ -99,17 +101,35 @@ impl Ah {
             }
             _ => return false,
         };
-        let size = self.size(if at == V4_BYTES { 4 } else { 6 });
-        let (header, rest) = out.split_at_mut(at);
+        let mut covered = [0; V6_BYTES];
+        covered[..at].copy_from_slice(&out[..at]);
+        outer::mask(&mut covered[..at]);
+        self.finish(out, &covered[..at], next_header, sequence)
+    }
+
+    /// Seal `out`, which holds a packet's own headers, room for AH, and a part of the packet behind them.  False for a
+    /// path of the other family, or options whose lengths are wrong.
+    #[must_use]
+    pub fn seal_part(&self, out: &mut [u8], part: &Part, path: &Path, sequence: u64) -> bool {
+        if !ah_transport::write_head(out, part, path, sequence) {
+            return false;
+        }
+        match outer::read(out) {
+            Ok(outer) => self.finish(out, outer.covered(), part.next_header, sequence),
+            Err(_) => false,
+        }
+    }
+
+    /// Write AH behind the headers, of which the ICV covers `covered`.
+    fn finish(&self, out: &mut [u8], covered: &[u8], next_header: u8, sequence: u64) -> bool {
+        let size = self.size(out[0] >> 4);
+        let (_, rest) = out.split_at_mut(covered.len());
         let (ah, inner) = rest.split_at_mut(size);
         ah.fill(0);
         ah[..2].copy_from_slice(&[next_header, (size / 4 - 2) as u8]);
         ah[4..8].copy_from_slice(&self.spi.to_be_bytes());
         ah[8..12].copy_from_slice(&(sequence as u32).to_be_bytes());
-        let mut covered = [0; V6_BYTES];
-        covered[..at].copy_from_slice(header);
-        outer::mask(&mut covered[..at]);
-        let parts: [&[u8]; 3] = [&covered[..at], ah, inner];
+        let parts: [&[u8]; 3] = [covered, ah, inner];
         let mut field = [0; 64];
         if !self.make(&parts, sequence, &mut field[..self.field_bytes]) {
             return false;

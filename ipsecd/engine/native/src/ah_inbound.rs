@@ -1,9 +1,10 @@
 //! The way of an AH packet from the network (RFC 4302 3.4, RFC 4301 5.2), as inbound has it for ESP.
 //!
-//! 1 outer headers  2 SA by SPI  3 length  4 replay check  5 verify  6 commit  7 count, path  8 next header
-//! 9 selectors  10 ECN
+//! 1 outer headers  2 SA by SPI  3 length  4 replay check  5 verify  6 commit  7 count, path  8 next header, in transport
+//! mode the packet made again  9 selectors  10 ECN
 
 use crate::ah::{Ah, FIXED_BYTES};
+use crate::ah_transport;
 use crate::drops::Reason;
 use crate::inbound::{Delivered, Delivery, Outside, admit_once, join_ecn, note_peer, number, ring};
 use crate::ip;
@@ -76,6 +77,11 @@ fn open(
     note_peer(plane, pair, &mut inward, fresh, &outside.path);
     if alarm {
         ring(plane, pair, &mut inward);
+    }
+    if let Some(ends) = &pair.spec.transport {
+        let start = ah_transport::restore(packet, outer, opener.size(outer.version), ends)?;
+        let length = admit_once(tables, pair, &mut inward, &packet[start..outer.end])?;
+        return Ok((start, length));
     }
     let inner = &mut packet[at..outer.end];
     let version = match next_header {

@@ -12,6 +12,7 @@ mod aead_key;
 pub mod ah;
 pub mod ah_inbound;
 pub mod ah_port;
+pub mod ah_transport;
 mod arguments;
 pub mod checksum;
 pub mod drops;

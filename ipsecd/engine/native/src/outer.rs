@@ -13,7 +13,12 @@ pub const V6_BYTES: usize = 40;
 /// RFC 4302 appendix A1: options that are covered.  The table has the others, and unknown ones, as mutable.
 const IMMUTABLE_OPTIONS: [u8; 5] = [130, 133, 134, 148, 149];
 const END: u8 = 0;
-const NO_OPERATION: u8 = 1;
+/// An option of one byte.
+pub const NO_OPERATION: u8 = 1;
+/// Where the IPv4 header names what is behind it.
+pub const V4_NAMED_AT: usize = 9;
+/// The same of the IPv6 header.
+pub const V6_NAMED_AT: usize = 6;
 const PAD1: u8 = 0;
 /// RFC 8200 4.2: the third-highest bit of an option's type.
 const CHANGES_EN_ROUTE: u8 = 0x20;
@@ -29,6 +34,8 @@ pub struct Outer {
     pub end: usize,
     /// IP version.
     pub version: u8,
+    /// Where the headers say that AH follows.
+    pub named_at: usize,
 }
 
 impl Outer {
@@ -70,15 +77,16 @@ fn read_v4(packet: &[u8]) -> Result<Outer, Reason> {
     if u16::from_be_bytes([packet[6], packet[7]]) & FRAGMENTED != 0 {
         return Err(Reason::AhFragment);
     }
-    let mut outer = Outer { covered: [0; V6_BYTES + MAX_EXTENSION_BYTES], at: header, end, version: 4 };
+    let covered = [0; V6_BYTES + MAX_EXTENSION_BYTES];
+    let mut outer = Outer { covered, at: header, end, version: 4, named_at: V4_NAMED_AT };
     outer.covered[..header].copy_from_slice(&packet[..header]);
     mask(&mut outer.covered[..V4_BYTES]);
-    mask_options(&mut outer.covered[V4_BYTES..header]).ok_or(Reason::AhMalformed)?;
+    mask_options(&mut outer.covered[V4_BYTES..header], 0).ok_or(Reason::AhMalformed)?;
     Ok(outer)
 }
 
-/// Zero options that change as a whole (RFC 4302 3.3.3.1.1.2); `None` for lengths that are wrong.
-fn mask_options(options: &mut [u8]) -> Option<()> {
+/// Fill IPv4 options that change, as a whole (RFC 4302 3.3.3.1.1.2); `None` for lengths that are wrong.
+pub fn mask_options(options: &mut [u8], fill: u8) -> Option<()> {
     let mut at = 0;
     while at < options.len() && options[at] != END {
         if options[at] == NO_OPERATION {
@@ -90,7 +98,7 @@ fn mask_options(options: &mut [u8]) -> Option<()> {
             return None;
         }
         if !IMMUTABLE_OPTIONS.contains(&options[at]) {
-            options[at..at + length].fill(0);
+            options[at..at + length].fill(fill);
         }
         at += length;
     }
@@ -105,7 +113,8 @@ fn read_v6(packet: &[u8]) -> Result<Outer, Reason> {
     if end > packet.len() {
         return Err(Reason::AhMalformed);
     }
-    let mut outer = Outer { covered: [0; V6_BYTES + MAX_EXTENSION_BYTES], at: V6_BYTES, end, version: 6 };
+    let covered = [0; V6_BYTES + MAX_EXTENSION_BYTES];
+    let mut outer = Outer { covered, at: V6_BYTES, end, version: 6, named_at: V6_NAMED_AT };
     outer.covered[..V6_BYTES].copy_from_slice(&packet[..V6_BYTES]);
     mask(&mut outer.covered[..V6_BYTES]);
     let (mut following, mut seen) = (packet[6], 0);
@@ -129,7 +138,7 @@ fn read_v6(packet: &[u8]) -> Result<Outer, Reason> {
             mask_extension(covered).ok_or(Reason::AhMalformed)?;
         }
         following = packet[at];
-        outer.at = behind;
+        (outer.named_at, outer.at) = (at, behind);
     }
     Ok(outer)
 }
@@ -161,11 +170,11 @@ mod tests {
     #[test]
     fn option_that_changes_counts_as_zero_and_a_wrong_length_is_refused() {
         let mut options = [1, 148, 4, 7, 7, 131, 3, 9, 0, 9, 9, 9];
-        assert!(mask_options(&mut options).is_some());
+        assert!(mask_options(&mut options, 0).is_some());
         assert_eq!(options, [1, 148, 4, 7, 7, 0, 0, 0, 0, 9, 9, 9]);
-        assert!(mask_options(&mut [131, 1, 0, 0]).is_none());
-        assert!(mask_options(&mut [131, 5, 0, 0]).is_none());
-        assert!(mask_options(&mut [1, 1, 1, 131]).is_none());
+        assert!(mask_options(&mut [131, 1, 0, 0], 0).is_none());
+        assert!(mask_options(&mut [131, 5, 0, 0], 0).is_none());
+        assert!(mask_options(&mut [1, 1, 1, 131], 0).is_none());
     }
 
     #[test]

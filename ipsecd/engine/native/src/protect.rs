@@ -1,6 +1,7 @@
 //! What happens to a packet that has its SA (RFC 4301 5.1), in two halves: first limits and numbers, in the order in which
 //! packets leave (see order.rs), then each segment is cut and sealed, by as many threads as there are.
 
+use crate::ah_transport;
 use crate::drops::Reason;
 use crate::ip;
 use crate::lock;
@@ -36,7 +37,11 @@ impl Numbered {
     /// Judge the segments of a packet by the limits of its pair, and number them; `None` where none is left.
     pub fn new(plane: &Plane, pair: Arc<Pair>, cutter: &Cutter, now: f64) -> Option<Numbered> {
         let packet = cutter.packet();
-        let part = if pair.spec.transport.is_some() { Part::of(packet) } else { Ok(Part::whole(packet)) };
+        let part = match (&pair.spec.transport, &pair.spec.keys) {
+            (None, _) => Ok(Part::whole(packet)),
+            (_, Keys::Esp { .. }) => Part::of(packet),
+            (_, Keys::Ah { .. }) => ah_transport::part_of(packet),
+        };
         let mtu = pair.inner_mtu.load(Relaxed) as usize;
         let (mut segments, mut first) = (0..0, 0);
         let mut outward = lock(&pair.outward);
@@ -92,6 +97,13 @@ impl Numbered {
                 cutter.write(number, part.start, inner);
                 padding.fill(0);
                 sealer.seal(place, padded, part.next_header, sequence)
+            }
+            Keys::Ah { sealer, .. } if spec.transport.is_some() => {
+                let size = sealer.size(cutter.packet()[0] >> 4);
+                let place = sink.place(path, ip::AH, self.tos, size + part.start + length);
+                cutter.write(number, 0, &mut place[size..]);
+                place.copy_within(size..size + part.start, 0);
+                sealer.seal_part(place, part, path, sequence)
             }
             Keys::Ah { sealer, .. } => {
                 let head = sealer.head_bytes(path);

@@ -1,4 +1,5 @@
-//! Transport mode (RFC 4301 3.2): what of a packet goes into ESP, and the packet made of what comes out of it.
+//! Transport mode (RFC 4301 3.2): what of a packet goes into ESP, and the packet made of what comes out of it; see
+//! ah_transport for AH.
 //!
 //! ```text
 //! IPv4   header | upper layer                          ESP carries all behind the header
@@ -15,24 +16,25 @@ use crate::ip::{DESTINATION, FRAGMENT, HOP_BY_HOP, ICMPV6, ROUTING, TCP, UDP, be
 use std::net::IpAddr;
 
 /// The sender's is not told, and the way was one hop.
-const HOP_LIMIT: u8 = 64;
+pub const HOP_LIMIT: u8 = 64;
 const DCCP: u8 = 33;
 const UDP_LITE: u8 = 136;
 
-/// What of a packet goes into ESP: `packet[start..end]`, behind which next header.
+/// What of a packet is protected: `packet[start..end]`, whose next header is named at `packet[named_at]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Part {
     pub next_header: u8,
     pub start: usize,
     pub end: usize,
+    pub named_at: usize,
 }
 
 impl Part {
-    /// Tunnel mode: everything.
+    /// Tunnel mode: everything, and nothing in front names it.
     pub fn whole(packet: &[u8]) -> Part {
         let next_header = if packet[0] < 0x60 { crate::ip::IPV4 } else { crate::ip::IPV6 };
-        Part { next_header, start: 0, end: packet.len() }
+        Part { next_header, start: 0, end: packet.len(), named_at: 0 }
     }
 
     /// What of a packet, whose headers `ip::parse` has found to be sound, is protected.
@@ -44,13 +46,13 @@ impl Part {
             if packet[0] != 0x45 {
                 return Err(Reason::TransportOptions);
             }
-            return Ok(Part { next_header: packet[9], start: 20, end: be16(packet, 2) });
+            return Ok(Part { next_header: packet[9], start: 20, end: be16(packet, 2), named_at: 9 });
         }
         let end = 40 + be16(packet, 4);
         match behind_options(&packet[40..end], packet[6]).0 {
             FRAGMENT => Err(Reason::OutboundFragment),
             HOP_BY_HOP | ROUTING => Err(Reason::TransportOptions),
-            _ => Ok(Part { next_header: packet[6], start: 40, end }),
+            _ => Ok(Part { next_header: packet[6], start: 40, end, named_at: 6 }),
         }
     }
 }
@@ -140,7 +142,7 @@ mod tests {
     #[test]
     fn part_is_what_stands_behind_the_header_and_its_options_are_refused() {
         let mut packet = vec![0x45, 0, 0, 24, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 1, 2, 3, 4, 9];
-        assert_eq!(Part::of(&packet), Ok(Part { next_header: 17, start: 20, end: 24 }));
+        assert_eq!(Part::of(&packet), Ok(Part { next_header: 17, start: 20, end: 24, named_at: 9 }));
         packet[7] = 1;
         assert_eq!(Part::of(&packet), Err(Reason::OutboundFragment));
         packet[7] = 0;

@@ -6,11 +6,21 @@ an EngineListener, called from the loop's thread only.  The data plane never wai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from ipsecd.drops import DropReason
+from ipsecd.ipsec.reports import (
+    Acquire,
+    FirstInbound,
+    HardLifetime,
+    LargeOutbound,
+    PeerAddress,
+    Report,
+    SoftLifetime,
+    UnknownSpi,
+)
 from ipsecd.policy import SpdEntry
 from ipsecd.sa import ChildKey, Path, SaPair, SaStats
 
@@ -41,6 +51,26 @@ class EngineListener(Protocol):
 
     def unknown_spi(self, path: Path, spi: int) -> None:
         """Note ESP for an SPI that is not installed (rate-limited by the engine)."""
+
+
+def tell(reports: Iterable[Report], listener: EngineListener) -> None:
+    """Hand over what a data plane without threads has to say."""
+    for report in reports:
+        match report:
+            case Acquire(child, packet):
+                listener.acquire(child, packet)
+            case SoftLifetime(spi_in, why):
+                listener.soft_lifetime(spi_in, why)
+            case HardLifetime(spi_in, why):
+                listener.hard_lifetime(spi_in, why)
+            case PeerAddress(spi_in, path):
+                listener.peer_address(spi_in, path)
+            case FirstInbound(spi_in):
+                listener.first_inbound(spi_in)
+            case LargeOutbound(spi_in):
+                listener.large_outbound(spi_in)
+            case UnknownSpi(path, spi):
+                listener.unknown_spi(path, spi)
 
 
 @dataclass(frozen=True, slots=True)

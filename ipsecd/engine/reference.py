@@ -18,22 +18,15 @@ from typing import NamedTuple
 
 from ipsecd.drops import DropReason
 from ipsecd.engine.ah_io import AhPort
-from ipsecd.engine.contract import EngineListener, EngineStats
+from ipsecd.engine.contract import EngineListener, EngineStats, tell
 from ipsecd.engine.raw_io import RawPort, carrier, protocol_of, socket_name
 from ipsecd.engine.udp_io import BoundPort, Received, RunSender, UdpPort, drop_reason
 from ipsecd.ipsec.ah_inbound import open_ah
 from ipsecd.ipsec.dataplane import Dataplane
-from ipsecd.ipsec.ip import AH, traffic_class
+from ipsecd.ipsec.early import Datagram
+from ipsecd.ipsec.early_inbound import open_early
+from ipsecd.ipsec.ip import AH, ESP, traffic_class
 from ipsecd.ipsec.offload import VNET_BYTES, frames, is_plain
-from ipsecd.ipsec.reports import (
-    Acquire,
-    FirstInbound,
-    HardLifetime,
-    LargeOutbound,
-    PeerAddress,
-    SoftLifetime,
-    UnknownSpi,
-)
 from ipsecd.ipsec.runs import open_run, seal_run
 from ipsecd.ipsec.sad import Pair
 from ipsecd.ipsec.tfc import MAX_DUMMY_BYTES
@@ -147,6 +140,10 @@ class ReferenceEngine:
     def install_sa(self, pair: SaPair) -> None:
         """Accept inbound packets of the pair; raises LocalError for keys that do not fit its suite."""
         self._plane.install_sa(pair)
+        for device, packet in open_early(self._plane, pair.spi_in, self._clock()):
+            self._delivered[device].append(packet)
+        self._write()
+        self._report()
 
     def use_outbound(self, child: ChildKey, spi_in: int) -> None:
         """Send the slot's traffic on this pair, and release what was held for the child."""
@@ -348,6 +345,7 @@ class ReferenceEngine:
                 self._listener.ike_datagram(path, data[start + MARKER_BYTES:end])
                 datagrams = MAX_BATCH_PACKETS
             else:
+                plane.early.keep(Datagram(spi, ESP, data[start:end], path, tos, now))
                 plane.unknown_spi(path, spi, now)
             start = end
         return datagrams
@@ -383,20 +381,4 @@ class ReferenceEngine:
         self._plane.drop(reason, count=count)
 
     def _report(self) -> None:
-        listener = self._listener
-        for report in self._plane.take_reports():
-            match report:
-                case Acquire(child, packet):
-                    listener.acquire(child, packet)
-                case SoftLifetime(spi_in, why):
-                    listener.soft_lifetime(spi_in, why)
-                case HardLifetime(spi_in, why):
-                    listener.hard_lifetime(spi_in, why)
-                case PeerAddress(spi_in, path):
-                    listener.peer_address(spi_in, path)
-                case FirstInbound(spi_in):
-                    listener.first_inbound(spi_in)
-                case LargeOutbound(spi_in):
-                    listener.large_outbound(spi_in)
-                case UnknownSpi(path, spi):
-                    listener.unknown_spi(path, spi)
+        tell(self._plane.take_reports(), self._listener)

@@ -13,6 +13,7 @@ from ipsecd.ipsec import ip
 from ipsecd.ipsec.ah import spi_and_sequence
 from ipsecd.ipsec.ah_transport import restored
 from ipsecd.ipsec.dataplane import Dataplane
+from ipsecd.ipsec.early import Datagram
 from ipsecd.ipsec.ip import flow_key, traffic_class
 from ipsecd.ipsec.outer_header import Outer, outer_header
 from ipsecd.ipsec.replay import full_sequence
@@ -40,6 +41,7 @@ def open_ah(plane: Dataplane, packet: bytes, path: Path, now: float) -> Opened |
     spi, low = found
     pair = plane.sad.ah.get(spi)
     if pair is None or pair.ah is None:
+        plane.early.keep(Datagram(spi, ip.AH, packet, path, 0, now))
         return plane.unknown_spi(path, spi, now, DropReason.AH_UNKNOWN_SPI)
     refused = _authenticate(plane, pair, pair.ah, packet, outer, low, path, now)
     if refused is not None:

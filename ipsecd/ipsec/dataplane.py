@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from struct import Struct
 
 from ipsecd.drops import DropReason
-from ipsecd.ipsec import ecn, ip, reports
+from ipsecd.ipsec import early, ecn, ip, reports
 from ipsecd.ipsec.esp import TRAILERS
 from ipsecd.ipsec.held import HeldPackets
 from ipsecd.ipsec.ip import Fault, FlowKey, Headers, flow_key
@@ -46,6 +46,7 @@ class Dataplane:
         self.sad = Sad()
         self.spd = Spd(())
         self.held = HeldPackets()
+        self.early = early.Early()
         self.drops: dict[DropReason, int] = {}
         self.unexpected_ecn = 0                    # RFC 6040 4.2: combinations worth a look
         self.own_addresses: frozenset[tuple[int, int]] = frozenset()    # (version, address)

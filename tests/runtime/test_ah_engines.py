@@ -2,67 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import socket
 import struct
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from ipsecd.drops import DropReason
-from ipsecd.engine.choose import native_missing
-from ipsecd.engine.contract import Engine, EngineListener
-from ipsecd.engine.native import NativeEngine
-from ipsecd.engine.raw_io import open_raw
-from ipsecd.engine.reference import ReferenceEngine, Tun
 from ipsecd.ipsec.ah import Ah
 from ipsecd.ipsec.ip import AH
-from ipsecd.ipsec.offload import VNET_BYTES
 from ipsecd.sa import Endpoint, Path
 from ipsecd.suites import AhSuite
-from tests.runtime.engine_contract import B_SPI, Rig
+from tests.runtime.engine_contract import A_SPI, B_SPI
+from tests.runtime.raw_rig import ENGINES, NEEDS_ROOT, RawRig, engine_of, own_addresses, peeked, witness
 from tests.support import ah_packets as a
 from tests.support import esp_packets as p
 
-MISSING = native_missing()
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="raw sockets need CAP_NET_RAW")
-NET = f"127.{200 + os.getpid() // 250 % 50}.{os.getpid() % 250}"
-A, B, OTHER = f"{NET}.1", f"{NET}.2", f"{NET}.3"
+pytestmark = NEEDS_ROOT
+A, B, OTHER = own_addresses(200)
 ROUTER_ALERT, PADDING = bytes((148, 4, 0, 0)), bytes((1, 4, 0, 0, 0, 0))     # RFC 2113, RFC 8200 4.2
 
 
-class AhRig(Rig):
-    """Both gateways have sockets of AH, and pairs of it."""
+class AhRig(RawRig):
+    """The pairs are of AH."""
 
     def __init__(self, engine: str, addresses: tuple[str, str]) -> None:
-        def build(loop: asyncio.AbstractEventLoop, listener: EngineListener, tun: tuple[str, int],
-                  sockets: dict[str, socket.socket]) -> Engine:
-            device = Tun(*tun, offload=True)
-            if engine == "native":
-                return NativeEngine(loop, listener, [device], sockets, fault=pytest.fail)
-            return ReferenceEngine(loop, listener, [device], sockets, clock=time.monotonic, rng=p.SeededRng())
-        super().__init__(build, bytes(VNET_BYTES), addresses)
-        self.raw_sockets = [open_raw(address, AH, 0) for address in addresses]
-        for side, address, sock in zip((self.a, self.b), addresses, self.raw_sockets, strict=True):
-            assert isinstance(side.engine, ReferenceEngine | NativeEngine)
-            side.engine.add_socket(address, sock)
-        self.path = self.path.without_udp()
+        super().__init__(engine, AH, addresses)
 
     def install(self, **options: Any) -> None:
         self.a.engine.install_sa(a.pair(path=self.path, **options))
         self.b.engine.install_sa(a.pair(path=self.path, mirror=True, **options))
 
-    def close(self) -> None:
-        super().close()
-        for sock in self.raw_sockets:
-            sock.close()
 
-
-@pytest.fixture(params=["reference", pytest.param("native", marks=pytest.mark.skipif(bool(MISSING), reason=MISSING))])
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -110,7 +83,7 @@ def test_congestion_on_the_way_reaches_the_inner_packet_and_spoils_no_icv(rig: A
     rig.connect()
     packet = bytearray(sealed_by(rig, p.ipv4(tos=2)))
     packet[1], packet[8] = 3, 1
-    with witness(OTHER) as way:
+    with witness(OTHER, AH) as way:
         way.sendto(packet, (B, 0))
         assert [inner[1] for inner in rig.carried(rig.b, 1)] == [3]
 
@@ -126,7 +99,7 @@ def test_each_wrong_packet_ends_in_its_reason_and_the_sa_goes_on(rig: AhRig) -> 
              (from_b_peer(p.ipv4("10.9.0.1", "10.2.0.1"), 3, path=rig.path), DropReason.INNER_SELECTOR),
              (from_b_peer(p.ipv4(), 300, path=rig.path), None), (from_b_peer(p.ipv4(), 100, path=rig.path),
                                                                   DropReason.AH_TOO_OLD)]
-    with witness(OTHER) as way:
+    with witness(OTHER, AH) as way:
         for packet, reason in cases:
             before = {reason: rig.drops(rig.b, reason)} if reason else {}
             way.sendto(packet, (B, 0))
@@ -141,7 +114,7 @@ def test_each_wrong_packet_ends_in_its_reason_and_the_sa_goes_on(rig: AhRig) -> 
 def test_esp_with_the_spi_of_an_ah_pair_is_unknown_and_the_other_way_round(rig: AhRig) -> None:
     rig.connect()
     rig.b.engine.install_sa(p.pair(spi_in=0x5000, spi_out=0x6000, path=Path(rig.path.remote, rig.path.local)))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, witness(OTHER) as way:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, witness(OTHER, AH) as way:
         udp.sendto(B_SPI.to_bytes(4, "big") + bytes(60), tuple(rig.b.endpoint))
         rig.until(lambda: rig.drops(rig.b, DropReason.ESP_UNKNOWN_SPI) == 1)
         good = sealed_by(rig, p.ipv4())
@@ -153,7 +126,7 @@ def test_options_that_no_sender_of_ours_makes_are_verified(rig: AhRig) -> None:
     rig.connect(chosen=a.suite("sha384"))
     header = a.IP(src=A, dst=B, options=[a.IPOption_Router_Alert(), a.IPOption_RR(routers=["192.0.2.1"])])
     packet = a.sealed(a.suite("sha384"), a.spec(a.suite("sha384"), B_SPI), header, p.ipv4(), 1)
-    with witness(OTHER) as way:
+    with witness(OTHER, AH) as way:
         way.sendto(packet, (B, 0))
         assert rig.carried(rig.b, 1) == [p.ipv4()]
 
@@ -171,7 +144,7 @@ def test_two_hosts_have_their_packets_with_their_options_around_ah(rig: AhRig) -
                                           DropReason.TRANSPORT_OPTIONS: 1}
     packet = sealed_by(rig, p.ipv4(options=ROUTER_ALERT))
     assert (packet[9], packet[20:24], packet[24], packet[60:]) == (AH, ROUTER_ALERT, 17, p.ipv4()[20:])
-    with witness(OTHER) as way:                    # whoever holds the keys is heard as the peer, from wherever
+    with witness(OTHER, AH) as way:                    # whoever holds the keys is heard as the peer, from wherever
         way.sendto(packet[:24] + b"\x2b" + packet[25:], (B, 0))
         rig.until(lambda: rig.drops(rig.b, DropReason.AH_BAD_ICV) == 1)
         way.sendto(packet, (B, 0))
@@ -217,13 +190,22 @@ def test_ipv6_extension_headers_ahead_of_ah_are_verified(rig_v6: AhRig) -> None:
 def test_arbitrary_bytes_end_as_drops_and_leave_the_sa_working(rig: AhRig) -> None:
     rig.connect()
     chance = p.SeededRng(7)
-    with witness(OTHER) as stranger:
+    with witness(OTHER, AH) as stranger:
         for n in range(200):
             head = bytes([4, 5, 0, 0]) + B_SPI.to_bytes(4, "big")
             stranger.sendto(p.ipv4(OTHER, B, AH, (head + chance.random_bytes(n))[:n]), (B, 0))
         rig.until(lambda: sum(rig.b.engine.stats().drops.values()) == 200)
     rig.a.send(p.ipv4())
     assert rig.carried(rig.b, 1) == [p.ipv4()]
+
+
+def test_ah_that_came_ahead_of_its_sa_is_delivered_once_it_stands(rig: AhRig) -> None:
+    rig.a.engine.install_sa(a.pair(path=rig.path))
+    rig.a.engine.use_outbound(p.CHILD, A_SPI)
+    rig.a.send(p.ipv4(), p.ipv6())
+    rig.until(lambda: rig.drops(rig.b, DropReason.AH_UNKNOWN_SPI) == 2)
+    rig.b.engine.install_sa(a.pair(path=rig.path, mirror=True))
+    assert rig.carried(rig.b, 2) == [p.ipv4(), p.ipv6()]
 
 
 def test_own_ah_in_the_tun_is_a_loop(rig: AhRig) -> None:
@@ -234,33 +216,21 @@ def test_own_ah_in_the_tun_is_a_loop(rig: AhRig) -> None:
 
 def test_socket_that_is_gone_is_a_failed_send(rig: AhRig) -> None:
     rig.connect()
-    assert isinstance(rig.a.engine, ReferenceEngine | NativeEngine)
-    assert rig.a.engine.remove_socket(A, AH) is rig.raw_sockets[0]
+    assert engine_of(rig.a).remove_socket(A, AH) is rig.raw_sockets[0]
     rig.a.send(p.ipv4())
     rig.until(lambda: rig.drops(rig.a, DropReason.SEND_FAILED) == 1)
 
 
-@contextmanager
-def witness(address: str) -> Iterator[socket.socket]:
-    """A raw socket of AH on an address: sees what arrives there, and sends whole packets of any source."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, AH)
-    with sock:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
-        sock.bind((address, 0))
-        yield sock
-
-
 def sealed_by(rig: AhRig, packet: bytes) -> bytes:
     """Have a seal a packet for b, and keep it from b, whose socket is away meanwhile."""
-    assert isinstance(rig.b.engine, ReferenceEngine | NativeEngine)
-    sock = rig.b.engine.remove_socket(B, AH)
+    sock = engine_of(rig.b).remove_socket(B, AH)
     assert sock is not None
-    with witness(B) as catcher:
+    with witness(B, AH) as catcher:
         rig.a.send(packet)
         rig.until(lambda: peeked(catcher))
         sealed = catcher.recv(65535)
     sock.recv(65535)
-    rig.b.engine.add_socket(B, sock)
+    engine_of(rig.b).add_socket(B, sock)
     return sealed
 
 
@@ -275,10 +245,3 @@ def later(packet: bytes, by: int) -> bytes:
 
 def resized(packet: bytes) -> bytes:
     return packet[:2] + len(packet).to_bytes(2, "big") + packet[4:]
-
-
-def peeked(sock: socket.socket) -> bool:
-    try:
-        return bool(sock.recv(1, socket.MSG_PEEK))
-    except BlockingIOError:
-        return False

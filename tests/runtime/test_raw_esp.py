@@ -2,64 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import socket
 import struct
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from ipsecd.drops import DropReason
-from ipsecd.engine.choose import native_missing
-from ipsecd.engine.contract import Engine, EngineListener
-from ipsecd.engine.native import NativeEngine
-from ipsecd.engine.raw_io import ESP_PROTOCOL, open_raw
-from ipsecd.engine.reference import ReferenceEngine, Tun
-from ipsecd.ipsec.offload import VNET_BYTES
+from ipsecd.engine.raw_io import ESP_PROTOCOL
 from ipsecd.sa import Endpoint, Path
-from tests.runtime.engine_contract import A_SPI, B_SPI, Gateway, Rig
+from tests.runtime.engine_contract import A_SPI, B_SPI
+from tests.runtime.raw_rig import ENGINES, NEEDS_ROOT, RawRig, engine_of, own_addresses, peeked, witness
 from tests.support import esp_packets as p
 
-MISSING = native_missing()
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="raw sockets need CAP_NET_RAW")
-NET = f"127.{100 + os.getpid() // 250 % 100}.{os.getpid() % 250}"
-A, B, MOVED = f"{NET}.1", f"{NET}.2", f"{NET}.3"
+pytestmark = NEEDS_ROOT
+A, B, MOVED = own_addresses(100)
 
 
-class RawRig(Rig):
-    """Both gateways have raw sockets, and send without UDP."""
-
-    def __init__(self, engine: str, addresses: tuple[str, str]) -> None:
-        def build(loop: asyncio.AbstractEventLoop, listener: EngineListener, tun: tuple[str, int],
-                  sockets: dict[str, socket.socket]) -> Engine:
-            device = Tun(*tun, offload=True)
-            if engine == "native":
-                return NativeEngine(loop, listener, [device], sockets, fault=pytest.fail)
-            return ReferenceEngine(loop, listener, [device], sockets, clock=time.monotonic, rng=p.SeededRng())
-        super().__init__(build, bytes(VNET_BYTES), addresses)
-        self.raw_sockets = [open_raw(address, ESP_PROTOCOL, 0) for address in addresses]
-        for side, address, sock in zip((self.a, self.b), addresses, self.raw_sockets, strict=True):
-            engine_of(side).add_socket(address, sock)
-        self.udp = self.path
-        self.path = self.path.without_udp()
-
-    def close(self) -> None:
-        super().close()
-        for sock in self.raw_sockets:
-            sock.close()
-
-
-@pytest.fixture(params=["reference", pytest.param("native", marks=pytest.mark.skipif(bool(MISSING), reason=MISSING))])
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
 def rig(engine: str) -> Iterator[RawRig]:
-    rig = RawRig(engine, (A, B))
+    rig = RawRig(engine, ESP_PROTOCOL, (A, B))
     yield rig
     rig.close()
 
@@ -75,7 +42,7 @@ def test_burst_of_mixed_sizes_arrives_whole_and_in_order(rig: RawRig) -> None:
 
 def test_outer_header_is_esp_with_df_and_the_inner_traffic_class(rig: RawRig) -> None:
     rig.connect()
-    with witness(B) as wire:
+    with witness(B, ESP_PROTOCOL) as wire:
         for tos in (0, 0xBA):
             rig.a.send(p.ipv4(tos=tos))
             rig.until(lambda: peeked(wire))
@@ -90,7 +57,7 @@ def test_congestion_field_reaches_the_inner_packet(rig: RawRig) -> None:
     rig.a.send(*marked)
     assert rig.carried(rig.b, 4) == marked
     sealed = sealed_by(rig, p.ipv4(tos=2))
-    with witness(A) as sock:                       # congestion on the way
+    with witness(A, ESP_PROTOCOL) as sock:                       # congestion on the way
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 3)
         sock.sendto(sealed, (B, 0))
         assert [packet[1] for packet in rig.carried(rig.b, 1)] == [3]
@@ -117,7 +84,7 @@ def test_one_sa_takes_both_forms_and_keeps_its_own(rig: RawRig) -> None:
 def test_engine_follows_and_reports_a_peer_that_moved(rig: RawRig) -> None:
     rig.connect()
     sealed = sealed_by(rig, p.ipv4())
-    with witness(MOVED) as moved:
+    with witness(MOVED, ESP_PROTOCOL) as moved:
         moved.sendto(sealed, (B, 0))
         rig.carried(rig.b, 1)
         told = rig.b.recorder.of("peer_address")
@@ -130,14 +97,14 @@ def test_move_in_the_form_that_is_not_sent_is_not_followed(rig: RawRig) -> None:
     rig.connect()
     sealed = sealed_by(rig, p.ipv4())
     rig.b.engine.update_path(B_SPI, Path(rig.udp.remote, rig.udp.local))
-    with witness(MOVED) as moved:
+    with witness(MOVED, ESP_PROTOCOL) as moved:
         moved.sendto(sealed, (B, 0))
         rig.carried(rig.b, 1)
     assert rig.b.recorder.of("peer_address") == []
 
 
 def test_runts_and_unknown_spis_are_counted_and_never_taken_for_ike(rig: RawRig) -> None:
-    with witness(MOVED) as stranger:
+    with witness(MOVED, ESP_PROTOCOL) as stranger:
         for length in range(4):
             stranger.sendto(bytes(length), (B, 0))
         stranger.sendto(bytes(40), (B, 0))         # an SPI of zero is no marker here
@@ -151,13 +118,25 @@ def test_runts_and_unknown_spis_are_counted_and_never_taken_for_ike(rig: RawRig)
 def test_arbitrary_bytes_end_as_drops_and_leave_the_sa_working(rig: RawRig) -> None:
     rig.connect()
     chance = p.SeededRng(7)
-    with witness(MOVED) as stranger:
+    with witness(MOVED, ESP_PROTOCOL) as stranger:
         for n in range(200):
             stranger.sendto(B_SPI.to_bytes(4, "big") + chance.random_bytes(n), (B, 0))
         rig.until(lambda: sum(rig.b.engine.stats().drops.values()) == 200)
     assert sum(rig.b.engine.stats().pair_drops[B_SPI].values()) == 200
     rig.a.send(p.ipv4())
     assert rig.carried(rig.b, 1) == [p.ipv4()]
+
+
+def test_esp_that_came_ahead_of_its_sa_is_delivered_once_it_stands_in_either_form(rig: RawRig) -> None:
+    rig.a.engine.install_sa(p.pair(path=rig.path))
+    rig.a.engine.use_outbound(p.CHILD, A_SPI)
+    for way in (rig.path, rig.udp):
+        rig.a.engine.update_path(A_SPI, way)
+        rig.a.send(p.ipv4())
+    rig.until(lambda: rig.drops(rig.b, DropReason.ESP_UNKNOWN_SPI) == 2)
+    rig.b.engine.install_sa(p.pair(path=rig.path, mirror=True))
+    assert rig.carried(rig.b, 2) == [p.ipv4()] * 2
+    assert rig.b.engine.stats().drops == {DropReason.ESP_UNKNOWN_SPI: 2}
 
 
 def test_own_esp_in_the_tun_is_a_loop(rig: RawRig) -> None:
@@ -184,7 +163,7 @@ def test_raw_socket_comes_and_goes_beside_that_of_udp(rig: RawRig) -> None:
 
 
 def test_traffic_class_passes_over_ipv6(engine: str) -> None:
-    rig = RawRig(engine, ("::1", "::1"))           # the one address of loopback: both hear both
+    rig = RawRig(engine, ESP_PROTOCOL, ("::1", "::1"))           # the one address of loopback: both hear both
     try:
         rig.connect()
         sent = [p.ipv6(tos=0xB8 | ecn) for ecn in (0, 1, 2, 3)] + [p.ipv4(payload=p.udp(data=bytes(1300)))]
@@ -195,23 +174,9 @@ def test_traffic_class_passes_over_ipv6(engine: str) -> None:
         rig.close()
 
 
-def engine_of(side: Gateway) -> ReferenceEngine | NativeEngine:
-    assert isinstance(side.engine, ReferenceEngine | NativeEngine)
-    return side.engine
-
-
-@contextmanager
-def witness(address: str) -> Iterator[socket.socket]:
-    """A raw socket of ESP on an address: sees what arrives there beside whom it is for, and can send from it."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, ESP_PROTOCOL)
-    with sock:
-        sock.bind((address, 0))
-        yield sock
-
-
 def sealed_by(rig: RawRig, packet: bytes) -> bytes:
     """Have a seal a packet for b, and keep it from b."""
-    with witness(MOVED) as catcher:
+    with witness(MOVED, ESP_PROTOCOL) as catcher:
         rig.a.engine.update_path(A_SPI, Path(rig.path.local, Endpoint(MOVED, 0)))
         rig.a.send(packet)
         rig.until(lambda: peeked(catcher))
@@ -219,10 +184,3 @@ def sealed_by(rig: RawRig, packet: bytes) -> bytes:
         sealed = catcher.recv(65535)[20:]
         assert struct.unpack_from(">I", sealed)[0] == B_SPI
         return sealed
-
-
-def peeked(sock: socket.socket) -> bool:
-    try:
-        return bool(sock.recv(1, socket.MSG_PEEK))
-    except BlockingIOError:
-        return False

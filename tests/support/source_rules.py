@@ -18,12 +18,12 @@ ROOT = Path(__file__).parent.parent.parent
 # decides. A new module of layers 0-5 is entered here.
 LAYERS = {
     0: "causes drops effects errors events policy rate reports rng sa secret selectors suites text views ike.consts",
-    1: "intervals ike.wire ipsec.ecn ipsec.held ipsec.ip ipsec.lifetime ipsec.mtu ipsec.offload ipsec.pad ipsec.replay "
-       "ipsec.outer_header ipsec.reports ipsec.slots ipsec.spd ipsec.tfc ipsec.udp_encap",
+    1: "intervals ike.wire ipsec.early ipsec.ecn ipsec.held ipsec.ip ipsec.lifetime ipsec.mtu ipsec.offload ipsec.pad "
+       "ipsec.outer_header ipsec.replay ipsec.reports ipsec.slots ipsec.spd ipsec.tfc ipsec.udp_encap",
     2: "aead ike.crypto ipsec.ah ipsec.ah_transport ipsec.esp ipsec.sad ipsec.transport",
     3: "ike.collisions ike.deadlines ike.failures ike.fragments ike.half_open ike.narrow ike.negotiate "
        "ike.pmtud ike.proposal_match ike.retransmit ike.states ike.transport ike.window",
-    4: "ike ipsec.ah_inbound ipsec.dataplane ipsec.runs",         # what of ike stands in no lower layer
+    4: "ike ipsec.ah_inbound ipsec.dataplane ipsec.early_inbound ipsec.runs",   # what of ike stands in no lower layer
     5: "actions config.diff config.overlap gateway guard_plan guard_sets host phases protected redirects routing_plan "
        "supervision supervisor wants",
     6: "config control engine log metrics runtime",

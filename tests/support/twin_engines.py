@@ -9,20 +9,14 @@ from ipaddress import ip_address
 from typing import Any, cast
 
 from ipsecd.drops import DropReason
+from ipsecd.engine.contract import tell
 from ipsecd.engine.native import NativeEngine, path_tuple
+from ipsecd.ipsec import early
 from ipsecd.ipsec.ah_inbound import open_ah
 from ipsecd.ipsec.dataplane import Dataplane
+from ipsecd.ipsec.early_inbound import open_early
 from ipsecd.ipsec.esp import TRAILERS, make_open
-from ipsecd.ipsec.ip import traffic_class
-from ipsecd.ipsec.reports import (
-    Acquire,
-    FirstInbound,
-    HardLifetime,
-    LargeOutbound,
-    PeerAddress,
-    SoftLifetime,
-    UnknownSpi,
-)
+from ipsecd.ipsec.ip import ESP, traffic_class
 from ipsecd.ipsec.sad import Pair
 from ipsecd.ipsec.udp_encap import MARKER_BYTES, runt_reason
 from ipsecd.policy import SpdEntry
@@ -74,6 +68,8 @@ class Twins:
 
     def install(self, pair: SaPair) -> None:
         self.reference.install_sa(pair)
+        for _ in open_early(self.reference, pair.spi_in, self._now):
+            self.reference.drop(DropReason.TUN_WRITE_FAILED)       # the native engine has no device to write to
         self.native.install_sa(pair)
         self.pairs[pair.spi_in] = pair
 
@@ -169,6 +165,7 @@ class Twins:
         if spi == 0 and not path.raw:
             self.told.ike_datagram(path, datagram[MARKER_BYTES:])
         else:
+            plane.early.keep(early.Datagram(spi, ESP, datagram, path, tos, now))
             plane.unknown_spi(path, spi, now)
         return []
 
@@ -187,22 +184,7 @@ class Twins:
         return path, tos, data[:8], opener.open(data, 0, len(data), sequence - (sequence - low & 0xFFFFFFFF))
 
     def _report(self) -> None:
-        for report in self.reference.take_reports():
-            match report:
-                case Acquire(child, packet):
-                    self.told.acquire(child, packet)
-                case SoftLifetime(spi_in, why):
-                    self.told.soft_lifetime(spi_in, why)
-                case HardLifetime(spi_in, why):
-                    self.told.hard_lifetime(spi_in, why)
-                case PeerAddress(spi_in, path):
-                    self.told.peer_address(spi_in, path)
-                case FirstInbound(spi_in):
-                    self.told.first_inbound(spi_in)
-                case LargeOutbound(spi_in):
-                    self.told.large_outbound(spi_in)
-                case UnknownSpi(path, spi):
-                    self.told.unknown_spi(path, spi)
+        tell(self.reference.take_reports(), self.told)
 
 
 def padded(packet: bytes, *, next_header: int, block: int, extra: int = 0) -> bytes:

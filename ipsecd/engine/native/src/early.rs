@@ -15,8 +15,7 @@ const MAX_AGE_S: f64 = 1.0;
 /// A datagram as it came.
 pub struct Datagram {
     spi: u32,
-    /// ESP's number, or AH's.
-    pub protocol: u8,
+    protocol: u8,
     /// Where from, and when.
     pub outside: Outside,
     /// ESP without anything before it; a whole IP packet with AH.
@@ -40,10 +39,10 @@ impl Early {
         }
     }
 
-    /// Take what waits for an SPI and is not too old at `now`, in the order it came.
-    pub fn take(&mut self, spi: u32, now: f64) -> Vec<Datagram> {
+    /// Take what waits for an SA and is not too old at `now`, in the order it came.
+    pub fn take(&mut self, spi: u32, protocol: u8, now: f64) -> Vec<Datagram> {
         let (found, others): (VecDeque<_>, VecDeque<_>) =
-            self.waiting.drain(..).partition(|datagram| datagram.spi == spi);
+            self.waiting.drain(..).partition(|datagram| (datagram.spi, datagram.protocol) == (spi, protocol));
         self.waiting = others;
         self.bytes = self.waiting.iter().map(|datagram| datagram.data.len()).sum();
         found.into_iter().filter(|datagram| now - datagram.outside.now <= MAX_AGE_S).collect()
@@ -64,13 +63,14 @@ mod tests {
     #[test]
     fn own_spi_is_taken_once_in_order_and_only_while_young() {
         let mut early = Early::default();
+        early.keep(7, ip::AH, &[5], &at(1.9));
         for (spi, byte, now) in [(7, 1, 0.0), (7, 2, 1.5), (8, 3, 1.6), (7, 4, 1.7)] {
             early.keep(spi, ip::ESP, &[byte], &at(now));
         }
-        let taken: Vec<_> = early.take(7, 2.0).into_iter().map(|datagram| datagram.data).collect();
+        let taken: Vec<_> = early.take(7, ip::ESP, 2.0).into_iter().map(|datagram| datagram.data).collect();
         assert_eq!(taken, [[2], [4]]);
-        assert!(early.take(7, 2.0).is_empty());
-        assert_eq!(early.bytes, 1);
+        assert!(early.take(7, ip::ESP, 2.0).is_empty());
+        assert_eq!(early.bytes, 2, "of another SPI, and of another protocol");
     }
 
     #[test]

@@ -79,11 +79,15 @@ impl Shared {
     pub fn open_early(&self, spi_in: u32) {
         let plane = &self.plane;
         let (mut joiner, mut delivered) = (Joiner::default(), Delivered::default());
-        let early = lock(&plane.early).take(spi_in, sys::now());
+        let protocol = match plane.tables().sad.ah(spi_in) {
+            Some(_) => ip::AH,
+            None => ip::ESP,
+        };
+        let early = lock(&plane.early).take(spi_in, protocol, sys::now());
         for mut datagram in early {
             let span = 0..datagram.data.len();
             let (data, outside) = (&mut datagram.data, &datagram.outside);
-            match datagram.protocol {
+            match protocol {
                 ip::AH => ah_inbound::packet(plane, data, span, outside, &mut delivered),
                 _ => inbound::datagrams(plane, data, span.clone(), span.end, outside, &mut delivered),
             }

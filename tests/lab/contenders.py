@@ -170,7 +170,7 @@ class IpsecdNoCrypto(IpsecdNative):
     program = no_crypto.PROGRAM
 
     def missing(self) -> str:
-        return native_missing() or no_crypto.build()
+        return native_missing() or no_crypto.NO_CRYPTO.build()
 
 
 CONTENDERS: dict[str, Callable[[], Contender]] = {

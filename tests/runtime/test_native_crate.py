@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ipsecd.engine.native_selftest import self_test
-from tests.lab import no_crypto
+from tests.lab.no_crypto import NO_CRYPTO
 
 CRATE = Path(__file__).parents[2] / "ipsecd/engine/native"
 BUILD_S = 900                                      # a cold build of the libraries, on a slow machine
@@ -42,12 +42,12 @@ def test_crate_passes_its_own_tests() -> None:
 @pytest.mark.long
 @pytest.mark.timeout(BUILD_S)
 def test_build_without_ciphers_is_refused_by_its_name_and_by_the_self_test() -> None:
-    assert no_crypto.build() == ""
-    spec = importlib.util.spec_from_file_location("ipsecd.engine._native", no_crypto.MODULE)
+    assert NO_CRYPTO.build() == ""
+    spec = importlib.util.spec_from_file_location("ipsecd.engine._native", NO_CRYPTO.file)
     assert spec is not None
     with pytest.raises(ImportError, match="PyInit__native"):
         importlib.util.module_from_spec(spec)
-    assert "aes256gcm16: what it sealed is not what it must be" in self_test(no_crypto.load())
+    assert "aes256gcm16: what it sealed is not what it must be" in self_test(NO_CRYPTO.load())
 
 
 def test_files_of_the_crate_stay_small_and_its_unsafe_code_in_one() -> None:

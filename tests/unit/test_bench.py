@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.lab import bench, plot, sweeps
-from tests.lab.no_crypto import CRATE, NAME
+from tests.lab.faulty import FAULTY
+from tests.lab.no_crypto import NO_CRYPTO
+from tests.lab.variant import CRATE
 
 TOP = Path(__file__).parents[2]
 ROUNDS = {
@@ -36,10 +38,11 @@ def test_plot_is_drawn_as_png_and_svg(tmp_path: Path) -> None:
     assert [file.read_bytes()[:5] for file in files] == [b"\x89PNG\r", b"<?xml"]
 
 
-def test_build_without_ciphers_is_no_default_and_has_a_name_that_the_daemon_never_loads() -> None:
+def test_build_without_ciphers_or_with_panics_is_no_default_and_has_a_name_that_the_daemon_never_loads() -> None:
     features = tomllib.loads((CRATE / "Cargo.toml").read_text())["features"]
     assert features["default"] == ["extension-module"]
-    assert not any("no-crypto" in others for name, others in features.items() if name != "no-crypto")
+    assert not any({"no-crypto", "faults"} & set(others) for others in features.values())
     (extension,) = tomllib.loads((TOP / "pyproject.toml").read_text())["tool"]["setuptools-rust"]["ext-modules"]
     assert "features" not in extension
-    assert not [file for file in (TOP / "ipsecd").rglob("*.py") if NAME in file.read_text()]
+    for variant in (NO_CRYPTO, FAULTY):
+        assert not [file for file in (TOP / "ipsecd").rglob("*.py") if variant.name in file.read_text()]

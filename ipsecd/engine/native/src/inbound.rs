@@ -5,6 +5,7 @@
 
 use crate::drops::Reason;
 use crate::esp::{self, Esp};
+use crate::faults;
 use crate::ip::{self, Fault, FlowKey, Headers};
 use crate::lock;
 use crate::outbound::address;
@@ -167,6 +168,7 @@ fn open(
     refused(inward.window.check(sequence))?;
     let plaintext = opener.open(data, sequence).ok_or(Reason::EspBadIcv)?;
     refused(inward.window.commit(sequence))?;
+    faults::obey(plaintext);
     let size = plaintext.len();
     let (pad, next_header) = (usize::from(plaintext[size - 2]), plaintext[size - 1]);
     let counted = (size - 2).saturating_sub(pad);

@@ -21,6 +21,7 @@ pub mod ecn;
 pub mod esp;
 #[cfg(test)]
 mod fault_tests;
+mod faults;
 pub mod flow_cache;
 pub mod held;
 pub mod inbound;

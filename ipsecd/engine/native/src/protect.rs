@@ -3,6 +3,7 @@
 
 use crate::ah_transport;
 use crate::drops::Reason;
+use crate::faults;
 use crate::ip;
 use crate::lock;
 use crate::outbound::Sink;
@@ -95,6 +96,7 @@ impl Numbered {
                 let place = sink.place(path, path.carrier(), self.tos, sealer.sealed_bytes(padded));
                 let (inner, padding) = place[sealer.head_bytes()..][..padded].split_at_mut(length);
                 cutter.write(number, part.start, inner);
+                faults::obey(inner);
                 padding.fill(0);
                 sealer.seal(place, padded, part.next_header, sequence)
             }

@@ -358,9 +358,11 @@ fn report_tuple(py: Python<'_>, report: Report) -> PyResult<Bound<'_, PyAny>> {
     Ok(tuple.into_any())
 }
 
-/// The module `ipsecd.engine._native`.  Without its ciphers it has another name: nothing but scripts/bench asks for it.
+/// The module `ipsecd.engine._native`.  Without its ciphers, or with panics to order, it has another name: nothing but
+/// scripts/bench and tests ask for it.
 #[pymodule]
 #[cfg_attr(feature = "no-crypto", pyo3(name = "_native_no_crypto"))]
+#[cfg_attr(feature = "faults", pyo3(name = "_native_faults"))]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("INTERFACE", INTERFACE)?;
     module.add_class::<Engine>()

@@ -1,0 +1,28 @@
+"""A daemon whose native engine panics on a packet that holds `ORDER`: for tests of what a panic leaves behind.
+
+ipsecd cannot load such a build.
+
+    python -m tests.lab.faulty --config FILE
+"""
+
+from __future__ import annotations
+
+import sys
+
+from tests.lab.variant import Variant
+
+FAULTY = Variant("faults")
+PROGRAM = (sys.executable, "-m", "tests.lab.faulty")
+ORDER = b"ipsecd: panic at this packet"      # as in faults.rs
+
+
+def run() -> None:
+    """Run `ipsecd` with that module."""
+    from ipsecd.cli import ipsecd
+
+    FAULTY.put_in()
+    ipsecd.main(prog_name="ipsecd")
+
+
+if __name__ == "__main__":
+    run()

@@ -49,6 +49,18 @@ fn known_packets_come_through() {
 }
 
 #[test]
+fn packets_of_ah_come_through_both_ways() {
+    let (mut world, seeds) = (World::default(), seeds());
+    for kind in [0, packet_paths::LEAST_AH + 3] {
+        let before = world.delivered;
+        let of_kind = seeds.iter().filter(|seed| seed[0] == kind);
+        of_kind.for_each(|seed| any_input(&mut world, seed));
+        assert!(world.delivered > before + 5, "of kind {kind}");
+    }
+    assert!(world.by_ah > 10);
+}
+
+#[test]
 fn mutation_of_any_packet_ends_sealed_delivered_or_counted() {
     let (seeds, mut chance, mut world) = (seeds(), Chance(1), World::default());
     for seed in &seeds {

@@ -6,8 +6,10 @@ Two engines stand back to back on loopback addresses; each TUN is one end of a s
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 import socket
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ import pytest
 from ipsecd.drops import DropReason
 from ipsecd.engine.contract import Engine, EngineListener
 from ipsecd.engine.udp_io import open_udp_4500
+from ipsecd.ipsec.esp import TRAILERS, make_seal
 from ipsecd.ipsec.tfc import MAX_DUMMY_BYTES
 from ipsecd.policy import Action, SpdEntry
 from ipsecd.sa import ChildKey, Endpoint, Path, Tfc, TransportEnds, Volume
@@ -438,6 +441,18 @@ class EngineContract(ABC):
         assert rig.a.engine.stats().drops == {DropReason.SA_EXPIRED: 1}
         rig.a.engine.remove_sa(A_SPI)
         assert not rig.a.engine.send_dummy(A_SPI, 100)
+
+    def test_memory_that_a_sender_shares_with_the_kernel_is_never_opened_in_place(self, rig: Rig) -> None:
+        rig.connect()                              # sendfile lends the pages of the file to the datagram
+        sealed = make_seal(p.suite(), p.spec(p.suite(), B_SPI), p.SeededRng()).seal(p.ipv4(), TRAILERS[4], 1)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, tempfile.TemporaryFile() as file:
+            file.write(sealed)
+            file.flush()
+            sock.connect(tuple(rig.b.endpoint))
+            assert os.sendfile(sock.fileno(), file.fileno(), 0, len(sealed)) == len(sealed)
+            assert rig.carried(rig.b, 1) == [p.ipv4()]
+            with mmap.mmap(file.fileno(), len(sealed), prot=mmap.PROT_READ) as pages:
+                assert bytes(pages) == sealed
 
     def test_own_ike_in_the_tun_is_a_loop(self, rig: Rig) -> None:
         rig.connect(local=p.selectors(("0.0.0.0/0",)), remote=p.selectors(("0.0.0.0/0",)))

@@ -28,6 +28,7 @@ from tests.lab.witness import Witness
 from tests.support.netns import Lab, Node, eventually
 
 NAT4 = "203.0.113.7"                             # the NAT's outside address
+OUTER_FRAGMENTS = "ip[6:2] & 0x3fff != 0 or (ip6 and ip6[6] = 44)"      # for a tap
 _WEATHER = "table inet weather {{ chain loss {{ type filter hook forward priority 0; {rule}\n}}\n}}"
 
 
@@ -242,6 +243,14 @@ def ping(node: Node, target: str, *, count: int = 3, size: int = 56, source: str
     """
     return "".join(node.run("ping", "-n", "-q", "-c", "1", "-W", "5", "-s", str(size),
                             *(("-I", source) if source else ()), *options.split(), target) for _ in range(count))
+
+
+def ping_every_size(node: Node, target: str, inner_mtu: int) -> None:
+    """Ping with the largest packet that goes whole, and with one that is fragmented inside."""
+    ping(node, target, size=inner_mtu - (48 if ":" in target else 28), options="-M do")
+    # IPv6 is fragmented by its sender, which learns the figure by losing a packet: here each end once.
+    node.run("ping", "-c", "2", "-i", "0.2", "-W", "1", "-s", "3000", target, check=False)
+    ping(node, target, size=3000)
 
 
 def seconds_until(claim: Callable[[], bool], *, within_s: float) -> float:

@@ -16,7 +16,7 @@ from ipsecd.suites import GMACS, INTEGS
 from tests.lab.command import rekey_child, rekey_ike
 from tests.lab.daemon import Config, Ipsecd, default_config
 from tests.lab.keylog import integrity_keys
-from tests.lab.rig import NAT4, Rig, answers, ping
+from tests.lab.rig import NAT4, OUTER_FRAGMENTS, Rig, answers, ping, ping_every_size
 from tests.lab.test_host_to_host import carried, hosts
 from tests.support.ah_packets import opened_part
 from tests.support.ah_packets import suite as a_suite
@@ -35,15 +35,12 @@ def test_ah_tunnel_carries_every_size_and_both_families_as_protocol_51(family: i
             site.gateway.sysctl(ipv4__conf__all__rp_filter=1)
         left, right = tunnel(rig, suite, family=family, engine=engine)
         tap = rig.wan.tap("wa")
-        tap.keep("ip[6:2] & 0x3fff != 0 or (ip6 and ip6[6] = 44)")
+        tap.keep(OUTER_FRAGMENTS)
         mtu = left.child_status()["path_mtu"]
         integ = next(i for i in (*INTEGS, *GMACS) if i.keyword == suite.partition("-")[0])
         assert mtu == 1500 - (20 if family == 4 else 40) - ah_bytes(integ, family)
-        for target, header in ((rig.b.host4, 28), (rig.b.host6, 48)):
-            ping(rig.a.host, target, size=mtu - header, options="-M do")
-            # IPv6 is fragmented by its sender, which learns the figure by losing a packet: here each end once.
-            rig.a.host.run("ping", "-c", "2", "-i", "0.2", "-W", "1", "-s", "3000", target, check=False)
-            ping(rig.a.host, target, size=3000)
+        for target in (rig.b.host4, rig.b.host6):
+            ping_every_size(rig.a.host, target, mtu)
         ping(rig.b.host, rig.a.host4)
         rekey_child(left)
         rekey_ike(right)

@@ -21,7 +21,7 @@ from ipsecd.secret import Secret
 from ipsecd.suites import ENCRS, EspSuite
 from tests.lab.command import rekey_child, rekey_ike
 from tests.lab.daemon import Config, Ipsecd, default_config
-from tests.lab.rig import Rig, Site, answers, ping
+from tests.lab.rig import OUTER_FRAGMENTS, Rig, Site, answers, ping, ping_every_size
 from tests.lab.swan import PSK, RIGHT_ID
 from tests.support.exchange import fqdn
 from tests.support.mallory import Mallory, child_payloads
@@ -44,14 +44,11 @@ def test_raw_tunnel_carries_every_size_and_nothing_in_udp(family: int) -> None:
             site.gateway.sysctl(ipv4__conf__all__rp_filter=1)
         left, right = tunnel(rig, "raw", "raw", family=family)
         tap = rig.wan.tap("wa")
-        tap.keep("ip[6:2] & 0x3fff != 0 or (ip6 and ip6[6] = 44)")
+        tap.keep(OUTER_FRAGMENTS)
         mtu = left.child_status()["path_mtu"]
         assert mtu == inner_mtu(GCM256, outer_mtu=1500, outer_version=family, udp=False)
-        for target, header in ((rig.b.host4, 28), (rig.b.host6, 48)):
-            ping(rig.a.host, target, size=mtu - header, options="-M do")
-            # IPv6 is fragmented by its sender, which learns the figure by losing a packet: here each end once.
-            rig.a.host.run("ping", "-c", "2", "-i", "0.2", "-W", "1", "-s", "3000", target, check=False)
-            ping(rig.a.host, target, size=3000)
+        for target in (rig.b.host4, rig.b.host6):
+            ping_every_size(rig.a.host, target, mtu)
         ping(rig.b.host, rig.a.host4)
         rekey_child(left)
         rekey_ike(left)

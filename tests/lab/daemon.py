@@ -41,6 +41,7 @@ class Ipsecd:
 
     def __init__(self, rig: Rig, site: Site, peer: Site, *, name: str = "", text: str = "",
                  config: Config | None = None, program: tuple[str, ...] = ()) -> None:
+        self.rig = rig
         self.site = site
         self._program = program or (str(BIN / "ipsecd"),)
         self.gateway = site.gateway
@@ -221,6 +222,15 @@ class Ipsecd:
         self.file.write_text("\n".join(lines) + "\n")
 
 
+def bring_up(left: Ipsecd, right: Ipsecd) -> None:
+    """Start two daemons, the right one first; return once both have their tunnel."""
+    right.start()
+    left.start()
+    left.wait_up()
+    right.wait_up()
+    left.rig.witness.strangers()                 # what the links said while they came up
+
+
 def default_config(site: Site, peer: Site, *, family: int = 4) -> Config:
     """Return the configuration of one of two plain sites: both ends start, IPv4 and IPv6 inside."""
     identity, other = (LEFT_ID, RIGHT_ID) if site.name == "a" else (RIGHT_ID, LEFT_ID)
@@ -255,9 +265,5 @@ def tunnel(rig: Rig, *, start_right: str = "always", family: int = 4) -> tuple[I
     if rig.nat:
         del peer["address"]
     right.write()
-    right.start()
-    left.start()
-    left.wait_up()
-    right.wait_up()
-    rig.witness.strangers()                      # what the links said while they came up
+    bring_up(left, right)
     return left, right

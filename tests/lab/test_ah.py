@@ -14,7 +14,7 @@ from ipsecd.sa import SaSpec
 from ipsecd.secret import Secret
 from ipsecd.suites import GMACS, INTEGS
 from tests.lab.command import rekey_child, rekey_ike
-from tests.lab.daemon import Config, Ipsecd, default_config
+from tests.lab.daemon import Config, Ipsecd, bring_up, default_config
 from tests.lab.keylog import integrity_keys
 from tests.lab.rig import NAT4, OUTER_FRAGMENTS, Rig, answers, ping, ping_every_size
 from tests.lab.test_host_to_host import carried, hosts
@@ -166,11 +166,7 @@ def ah_at(packet: bytes) -> int:
 def tunnel(rig: Rig, suite: str, *, family: int = 4, engine: str = "auto") -> tuple[Ipsecd, Ipsecd]:
     """Start both daemons, that of b listening; return them once they are up."""
     left, right = daemons(rig, suite, family=family, engine=engine)
-    right.start()
-    left.start()
-    left.wait_up()
-    right.wait_up()
-    rig.witness.strangers()
+    bring_up(left, right)
     return left, right
 
 

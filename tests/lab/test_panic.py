@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.lab.command import rekey_child
-from tests.lab.daemon import Ipsecd, default_config
+from tests.lab.daemon import Ipsecd, bring_up, default_config
 from tests.lab.faulty import FAULTY, ORDER, PROGRAM
 from tests.lab.rig import Rig, Site, answers, ping
 from tests.lab.variant import BUILD_S
@@ -72,13 +72,9 @@ def daemons(rig: Rig) -> tuple[Ipsecd, Ipsecd]:
     for site, peer, program in ((rig.b, rig.a, ()), (rig.a, rig.b, PROGRAM)):
         config = default_config(site, peer)
         config["gateway"]["engine"] = "native"
-        daemon = Ipsecd(rig, site, peer, config=config, program=program)
-        daemon.start()
-        made.append(daemon)
+        made.append(Ipsecd(rig, site, peer, config=config, program=program))
     right, left = made
-    left.wait_up()
-    right.wait_up()
-    rig.witness.strangers()
+    bring_up(left, right)
     return left, right
 
 

@@ -20,7 +20,7 @@ from ipsecd.sa import Path
 from ipsecd.secret import Secret
 from ipsecd.suites import ENCRS, EspSuite
 from tests.lab.command import rekey_child, rekey_ike
-from tests.lab.daemon import Config, Ipsecd, default_config
+from tests.lab.daemon import Config, Ipsecd, bring_up, default_config
 from tests.lab.rig import OUTER_FRAGMENTS, Rig, Site, answers, ping, ping_every_size
 from tests.lab.swan import PSK, RIGHT_ID
 from tests.support.exchange import fqdn
@@ -146,11 +146,7 @@ def tunnel(rig: Rig, a: str, b: str, *, family: int = 4) -> tuple[Ipsecd, Ipsecd
     right.change(lambda c: peer_of(c)["children"]["office"].update(start="listen"))
     if rig.nat:
         right.change(lambda c: peer_of(c).pop("address"))
-    right.start()
-    left.start()
-    left.wait_up()
-    right.wait_up()
-    rig.witness.strangers()
+    bring_up(left, right)
     return left, right
 
 

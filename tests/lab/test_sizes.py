@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.lab.daemon import Config, Ipsecd, default_config
+from tests.lab.daemon import Config, Ipsecd, bring_up, default_config
 from tests.lab.rig import OUTER_FRAGMENTS, Rig, ping, ping_every_size
 from tests.lab.test_host_to_host import carried, dropped
 from tests.support.netns import LAB, CommandError, Node
@@ -89,11 +89,7 @@ def daemons(rig: Rig, form: Form) -> tuple[Ipsecd, Ipsecd]:
         entry = next(iter(config["peers"].values()))
         entry["encapsulation"] = "raw" if form.name == "raw" else "auto"
         entry["children"]["office"] = form.child(rig, left=site is rig.a)
-        daemon = Ipsecd(rig, site, peer, config=config)
-        daemon.start()
-        made.append(daemon)
+        made.append(Ipsecd(rig, site, peer, config=config))
     right, left = made
-    left.wait_up()
-    right.wait_up()
-    rig.witness.strangers()
+    bring_up(left, right)
     return left, right

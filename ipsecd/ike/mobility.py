@@ -22,6 +22,7 @@ from ipsecd.ike.nat import no_ah
 from ipsecd.ike.session import KEEPALIVE_S, Session, Timer, TimerKind
 from ipsecd.ike.tasks.delete import ChildDelete
 from ipsecd.ike.tasks.nat_detection import detect, floated
+from ipsecd.ike.transport import cannot_follow
 from ipsecd.ike.wire.addresses import MAX_ADDITIONAL
 from ipsecd.sa import Endpoint, Path
 
@@ -158,6 +159,10 @@ def move_traffic(session: Session) -> None:
     if path != before:
         session.emit(PathChanged(session.peer.name, str(before), str(path)))
         session.carry(path)
+        for child in [c for c in session.children.values() if c.live]:
+            failure = cannot_follow(child.pair, path)
+            if failure is not None:
+                session.enqueue(ChildDelete.of(session, child, failure))
 
 
 def inherit(new: Session, old: Session) -> bool:

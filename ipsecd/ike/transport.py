@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from ipsecd.causes import Cause, Failure
 from ipsecd.errors import ModeMismatch
-from ipsecd.ike.consts import NotifyType
+from ipsecd.ike.consts import NotifyType, ProtocolId
 from ipsecd.ike.wire.notify import NotifyPayload, find
-from ipsecd.sa import Path, TransportEnds
+from ipsecd.sa import Path, SaPair, TransportEnds
 from ipsecd.selectors import TrafficSelector
 
 Selectors = tuple[TrafficSelector, ...]
@@ -66,6 +66,14 @@ def seen(ts_local: Selectors, ts_remote: Selectors, ends: TransportEnds, *, nat:
         return None
     nat_sum = (local + remote - int(here[0]) - int(here[1])) % _SUM
     return Seen(_moved(ts_local, int(here[0])), _moved(ts_remote, int(here[1])), ends._replace(nat_sum=nat_sum))
+
+
+def cannot_follow(pair: SaPair, path: Path) -> Failure | None:
+    """Return why a pair cannot go over a path, None where it can: ahead of AH stands the packet's own header."""
+    ends = pair.transport
+    if ends is None or pair.suite.protocol != ProtocolId.AH or (":" in ends.local) == (":" in path.local.address):
+        return None
+    return Failure(Cause.TRANSPORT_ADDRESSES, f"AH between {ends.local} and {ends.remote} cannot go over {path}")
 
 
 def mismatch(detail: str, *, ours: str) -> ModeMismatch:

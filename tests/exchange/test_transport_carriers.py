@@ -9,6 +9,7 @@ import pytest
 from ipsecd.causes import Cause
 from ipsecd.ike.child_sa import LINGER_S
 from ipsecd.ike.consts import ProtocolId
+from ipsecd.ike.transport import cannot_follow
 from ipsecd.policy import Encapsulation, Mode, Policy
 from ipsecd.reports import ChildGone, ChildMoved, ChildRefused
 from ipsecd.sa import Endpoint, Path, SaPair, TransportEnds
@@ -17,7 +18,7 @@ from tests.support.exchange import ESP, A, B, Two, child_policy, ike_policy, pee
 from tests.support.sim import Host, Nat
 
 AH = parse_proposal("sha256-x25519", protocol=ProtocolId.AH)
-MOVED, OUTSIDE = "192.0.2.11", "198.51.100.9"
+MOVED, OUTSIDE, SIX_A, SIX_B = "192.0.2.11", "198.51.100.9", "2001:db8::11", "2001:db8::2"
 CARRIERS = [pytest.param(AH, Encapsulation.AUTO, id="ah"), pytest.param(ESP, Encapsulation.RAW, id="raw"),
             pytest.param(ESP, Encapsulation.UDP, id="udp")]
 
@@ -59,6 +60,27 @@ def test_moved_pair_keeps_its_hosts_and_its_form_and_so_does_its_rekey(proposal:
         assert only(ends.a).path == Path(Endpoint(MOVED, port), Endpoint(B, port))
         assert only(ends.b).path == Path(Endpoint(B, port), Endpoint(MOVED, port))
         assert (only(ends.a).transport, only(ends.b).transport) == (TransportEnds(A, B), TransportEnds(B, A))
+
+
+@pytest.mark.parametrize(("proposal", "encapsulation"), CARRIERS)
+def test_pair_follows_to_the_other_family_but_for_ah_which_is_closed(proposal: Proposal,
+                                                                     encapsulation: Encapsulation) -> None:
+    ends = two(proposal, encapsulation)
+    ends.establish()
+    failure = cannot_follow(only(ends.a), Path(Endpoint(SIX_A, 0), Endpoint(SIX_B, 0)))
+    assert (failure is not None and failure.cause is Cause.TRANSPORT_ADDRESSES) is (proposal is AH)
+    assert cannot_follow(only(ends.a), Path(Endpoint(MOVED, 0), Endpoint(B, 0))) is None
+    ends.net.drop(lambda d: (":" in d.source.address) != (":" in d.destination.address))
+    ends.b.readdress(B, SIX_B)
+    ends.net.run(5)
+    ends.a.readdress(SIX_A)
+    ends.net.run(40)
+    assert [view.path for view in ends.a.endpoint.views()] == [Path(Endpoint(SIX_A, 4500), Endpoint(SIX_B, 4500))]
+    if proposal is AH:
+        assert ends.a.pairs == ends.b.pairs == {}
+    else:
+        assert only(ends.a).path.remote.address == only(ends.b).path.local.address == SIX_B
+        assert only(ends.a).transport == TransportEnds(A, B)
 
 
 @pytest.mark.parametrize("side", ["a", "b"])

@@ -97,7 +97,8 @@ def test_held_copy_has_the_last_word_and_no_marks() -> None:
 def test_tunnelled_packets_to_this_host_get_our_mark_ahead_of_every_verdict() -> None:
     text = guard_of(entry("protect", SITE_A, SITE_B))
     arriving = text.partition("chain arriving_g0 {")[2].partition("}\n}")[0]
-    for kind in ("udp dport { 500, 4500 }", "meta l4proto esp", "ip protocol ah", "ip6 nexthdr ah"):
+    for kind in ("udp dport { 500, 4500 }", "meta l4proto esp", "ip protocol ah", "ip6 nexthdr ah",
+                 "ip6 nexthdr { 0, 43, 60 } @nh,320,8 51"):
         assert f"{kind} fib daddr type local meta mark set" in arriving
         assert arriving.index(kind) < arriving.index("goto")
 

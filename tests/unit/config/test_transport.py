@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ipsecd.ike.consts import ProtocolId
 from ipsecd.policy import Mode
 from tests.unit.config.support import changed, compiled, errors_of
 
@@ -18,6 +19,12 @@ TCP = "{prefix: 192.0.2.1, protocol: tcp, port: 443}"
 
 def text(local: str, remote: str, *more: tuple[str, str], keys: str = "") -> str:
     return changed((LOCAL, f"mode: transport\n        local: [{local}]{keys}"), (REMOTE, f"remote: [{remote}]"), *more)
+
+
+def test_child_between_two_addresses_may_have_ah(tmp_path: Path) -> None:
+    loaded = compiled(tmp_path, text("192.0.2.1", "198.51.100.2", keys="\n        ah: {}"))
+    child, = loaded.policy.peers[0].children
+    assert (child.mode, child.protocol) == (Mode.TRANSPORT, ProtocolId.AH)
 
 
 @pytest.mark.parametrize(("local", "remote", "more"), [

@@ -146,11 +146,8 @@ def note_nat(session: Session, payloads: tuple[object, ...], now: float) -> None
         session.timers.arm(timer, now + KEEPALIVE_S, timer.kind.value)
     else:
         session.timers.cancel(timer)
-    closing = [t for t in session.tasks() if isinstance(t, ChildDelete)]
-    for child in [c for c in session.children.values() if c.live]:
-        failure = no_ah(nat, child.protocol)
-        if failure is not None and not any(task.is_of(child) for task in closing):
-            session.enqueue(ChildDelete.of(session, child, failure))
+    if session.path == session.traffic:            # else it may be said of another path that was tried first
+        _close_what_cannot_follow(session)
 
 
 def move_traffic(session: Session) -> None:
@@ -159,10 +156,15 @@ def move_traffic(session: Session) -> None:
     if path != before:
         session.emit(PathChanged(session.peer.name, str(before), str(path)))
         session.carry(path)
-        for child in [c for c in session.children.values() if c.live]:
-            failure = cannot_follow(child.pair, path)
-            if failure is not None:
-                session.enqueue(ChildDelete.of(session, child, failure))
+        _close_what_cannot_follow(session)
+
+
+def _close_what_cannot_follow(session: Session) -> None:
+    closing = [task for task in session.tasks() if isinstance(task, ChildDelete)]
+    for child in [c for c in session.children.values() if c.live]:
+        failure = no_ah(session.nat, child.protocol) or cannot_follow(child.pair, session.traffic)
+        if failure is not None and not any(task.is_of(child) for task in closing):
+            session.enqueue(ChildDelete.of(session, child, failure))
 
 
 def inherit(new: Session, old: Session) -> bool:

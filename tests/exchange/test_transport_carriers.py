@@ -18,7 +18,8 @@ from tests.support.exchange import ESP, A, B, Two, child_policy, ike_policy, pee
 from tests.support.sim import Host, Nat
 
 AH = parse_proposal("sha256-x25519", protocol=ProtocolId.AH)
-MOVED, OUTSIDE, SIX_A, SIX_B = "192.0.2.11", "198.51.100.9", "2001:db8::11", "2001:db8::2"
+MOVED, ANOTHER, OUTSIDE = "192.0.2.11", "192.0.2.12", "198.51.100.9"
+SIX_A, SIX_B = "2001:db8::11", "2001:db8::2"
 CARRIERS = [pytest.param(AH, Encapsulation.AUTO, id="ah"), pytest.param(ESP, Encapsulation.RAW, id="raw"),
             pytest.param(ESP, Encapsulation.UDP, id="udp")]
 
@@ -60,6 +61,19 @@ def test_moved_pair_keeps_its_hosts_and_its_form_and_so_does_its_rekey(proposal:
         assert only(ends.a).path == Path(Endpoint(MOVED, port), Endpoint(B, port))
         assert only(ends.b).path == Path(Endpoint(B, port), Endpoint(MOVED, port))
         assert (only(ends.a).transport, only(ends.b).transport) == (TransportEnds(A, B), TransportEnds(B, A))
+
+
+@pytest.mark.parametrize(("proposal", "encapsulation"), CARRIERS)
+def test_pair_survives_a_move_that_finds_its_path_by_trying_several(proposal: Proposal,
+                                                                   encapsulation: Encapsulation) -> None:
+    # What NAT detection says of the path that was tried first is wrong of the one that answers (RFC 4555 3.5).
+    ends = two(proposal, encapsulation)
+    ends.establish()
+    ends.net.drop(lambda d: MOVED in (d.source.address, d.destination.address))
+    ends.a.readdress(MOVED, ANOTHER)
+    ends.net.run(30)
+    ends.check(children=1)
+    assert only(ends.a).path.local.address == only(ends.b).path.remote.address == ANOTHER
 
 
 @pytest.mark.parametrize(("proposal", "encapsulation"), CARRIERS)

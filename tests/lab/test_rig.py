@@ -6,7 +6,7 @@ import pytest
 
 from tests.lab.rig import Flood, Rig, answers, ping
 from tests.lab.swan import Swan
-from tests.support.netns import LAB
+from tests.support.netns import LAB, eventually
 
 pytestmark = LAB
 
@@ -34,7 +34,7 @@ def test_rig_carries_a_tunnel_between_two_strongswans(nat: bool) -> None:
         ping(rig.a.host, rig.b.host6)
         with Flood(rig.a.host, rig.b.host, rig.b.host4) as flood:
             ping(rig.a.host, rig.b.host4, count=5)
-        assert flood.sent > 50
+            assert eventually(lambda: flood.sent > 100, within_s=15)
         assert flood.lost == 0
         near.stop()
         far.stop()

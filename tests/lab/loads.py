@@ -11,7 +11,7 @@ import time
 from subprocess import DEVNULL, PIPE
 
 from tests.lab.rig import Rig, Site
-from tests.support.netns import Node, run
+from tests.support.netns import Node, eventually, run
 
 PORT, SINK_PORT = 5201, 5202
 SMALL_PAYLOAD = 36                               # bytes of UDP payload in an IPv4 packet of 64
@@ -36,6 +36,21 @@ while True:
 """
 
 
+# Hands the kernel runs of 64 small datagrams (UDP_SEGMENT), as servers of QUIC do; ends when it is killed.
+_RUNS = """
+import socket, sys
+target, port, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.IPPROTO_UDP, 103, size)
+sock.connect((target, port))
+while True:
+    try:
+        sock.send(bytes(64 * size))
+    except OSError:
+        pass
+"""
+
+
 def serve(site: Site) -> None:
     """Let the host of a site answer iperf3, and take datagrams that nobody reads."""
     site.host.popen("iperf3", "-s", "-p", str(PORT), stdout=DEVNULL, stderr=DEVNULL)
@@ -45,6 +60,7 @@ def serve(site: Site) -> None:
 
 def tcp_mbit_s(rig: Rig, seconds: int, *, flows: int = 1, target: str = "") -> float:
     """Return what TCP carried, the first second left out."""
+    _wait_for_server(rig.b)
     text = rig.a.host.run("iperf3", "-J", "-O", str(_WARM_UP_S), "-t", str(seconds), "-P", str(flows), "-c",
                           target or rig.b.host4)
     return float(json.loads(text)["end"]["sum_received"]["bits_per_second"]) / 1e6
@@ -53,6 +69,7 @@ def tcp_mbit_s(rig: Rig, seconds: int, *, flows: int = 1, target: str = "") -> f
 def packets_s(rig: Rig, seconds: int, *, size: int = UDP_HEADERS + SMALL_PAYLOAD, target: str = "") -> float:
     """Return how many UDP packets of `size` bytes a second arrived in the middle of a flood of one flow."""
     payload = size - UDP_HEADERS
+    _wait_for_server(rig.b)
     flood = rig.a.host.popen("iperf3", "-u", "-b", "0", "-l", str(payload), "-t", str(seconds + 2), "-c",
                              target or rig.b.host4, stdout=DEVNULL, stderr=DEVNULL)
     try:
@@ -60,6 +77,30 @@ def packets_s(rig: Rig, seconds: int, *, size: int = UDP_HEADERS + SMALL_PAYLOAD
     finally:
         flood.terminate()
         flood.wait()
+
+
+def small_packets(rig: Rig, seconds: int) -> dict[str, float]:
+    """Return how many 64-byte packets a second arrived, and what each cost both gateways' programs in microseconds.
+
+    The sender gives each its own system call and is what sets the rate: kernel and iperf3 cost it more than a packet
+    costs an engine.  So the same packets come in runs, too, for which the engines set it.
+    """
+    before, start = processor_s(rig.a.gateway) + processor_s(rig.b.gateway), received_packets(rig.b)
+    rate = packets_s(rig, seconds)
+    used = processor_s(rig.a.gateway) + processor_s(rig.b.gateway) - before
+    figures = {"packets_s": rate, "us_packet": 1e6 * used / (received_packets(rig.b) - start)}
+    flood = rig.a.host.popen(sys.executable, "-c", _RUNS, rig.b.host4, str(SINK_PORT), str(SMALL_PAYLOAD))
+    try:
+        return figures | {"run_packets_s": _arrivals(rig.b, seconds)}
+    finally:
+        flood.kill()
+        flood.wait()
+
+
+def _wait_for_server(site: Site) -> None:
+    """Wait until iperf3 has noticed that the load before has ended: it refuses a second one."""
+    if not eventually(lambda: not site.host.run("ss", "-Htn", "state", "established", f"sport = :{PORT}"), within_s=20):
+        raise AssertionError("iperf3 serves a load that has ended")
 
 
 def spread_packets_s(rig: Rig, seconds: int, *, first: str, count: int) -> float:

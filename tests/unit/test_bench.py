@@ -14,18 +14,22 @@ from tests.lab.variant import CRATE
 
 TOP = Path(__file__).parents[2]
 ROUNDS = {
-    "ipsecd-native": [{"tcp_mbit_s": rate, "tcp4_mbit_s": 80.0, "packets_s": 90.0, "rtt_p99_ms": 1.0}
+    "ipsecd-native": [{"tcp_mbit_s": rate, "tcp4_mbit_s": 80.0, "packets_s": 90.0, "us_packet": 2.2,
+                       "run_packets_s": 75.0, "rtt_p99_ms": 1.0}
                       for rate in (70.0, 10.0, 60.0)],
-    "no-crypto": [{"tcp_mbit_s": 100.0, "tcp4_mbit_s": 100.0, "packets_s": 100.0, "rtt_p99_ms": 1.0}]}
+    "no-crypto": [{"tcp_mbit_s": 100.0, "tcp4_mbit_s": 100.0, "packets_s": 100.0, "us_packet": 2.0,
+                   "run_packets_s": 100.0, "rtt_p99_ms": 1.0}]}
 SWEPT = {"1": {"tcp_mbit_s": 100.0, "kb_a_pair": 0.0}, "10000": {"tcp_mbit_s": 95.0, "kb_a_pair": 20.0}}
 
 
 def test_figures_are_medians_and_their_ratios_to_the_limit() -> None:
     result = bench.medians(ROUNDS)
     assert result["ipsecd-native"]["tcp_mbit_s"] == 60
-    assert result["ipsecd-native"]["ratio_to_no-crypto"] == {"tcp_mbit_s": 0.6, "tcp4_mbit_s": 0.8, "packets_s": 0.9}
+    assert result["ipsecd-native"]["ratio_to_no-crypto"] == {
+        "tcp_mbit_s": 0.6, "tcp4_mbit_s": 0.8, "packets_s": 0.9, "us_packet": 1.1, "run_packets_s": 0.75}
     shown = bench.table(result)
-    assert [line.split()[-3:] for line in shown.splitlines() if "x limit" in line] == [["0.60", "0.80", "0.90"]]
+    assert [line.split()[2:] for line in shown.splitlines() if "x limit" in line] == [
+        ["0.60", "0.80", "0.90", "1.10", "0.75"]]
 
 
 def test_sweep_shows_what_its_last_point_has_of_the_first() -> None:

@@ -50,6 +50,7 @@ from ipsecd.runtime.ports import Ports
 from ipsecd.runtime.resolver import Resolver
 from ipsecd.runtime.revocation import RevocationFetcher
 from ipsecd.runtime.routing import Router
+from ipsecd.runtime.staples import keep_at_hand
 from ipsecd.runtime.state import note_directory, save_plan
 from ipsecd.runtime.systemd import Notifier
 from ipsecd.runtime.tun import lock_domain, open_queues
@@ -229,7 +230,7 @@ class Daemon:
         work: dict[str, Coroutine[Any, Any, None]] = {
             "lag": self.lag.run(), "repair": self.router.run(), "follow": self._follow(),
             "control": self.control.serve(), "advice": self.advice.watch(), "hangup": self.reloader.run(),
-            "log": self.log.run()}
+            "log": self.log.run(), "staples": keep_at_hand(self._fetcher, lambda: self.policy)}
         if settings.metrics_listen is not None:
             metrics = MetricsServer(DaemonService(self).status, self.publish)
             metrics.bind(*settings.metrics_listen)

@@ -93,11 +93,13 @@ class RevocationQuery:
 class FetchRevocation:
     """Fetch evidence for each query and hand the tuple of what came, None where nothing did, to work_done(id, ...).
 
-    An answer is due within a few seconds, also where nothing answers: an IKE_AUTH exchange waits for it.
+    An answer is due within a few seconds, also where nothing answers: an IKE_AUTH exchange waits for it.  With
+    `at_hand` it is due at once, with what was fetched before; what was not is fetched for the next time.
     """
 
     id: int
     queries: tuple[RevocationQuery, ...]
+    at_hand: bool = False
 
 
 @dataclass(frozen=True, slots=True)

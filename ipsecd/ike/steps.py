@@ -28,6 +28,7 @@ class Lookup:
     """Something to be fetched from outside; its value is a tuple of bytes or None, one for each query."""
 
     queries: tuple[RevocationQuery, ...]
+    at_hand: bool = False           # only what is there already
 
 
 class Resumed(NamedTuple):
@@ -43,7 +44,8 @@ Steps = Generator[Wanted, Resumed, _T]
 
 def effect_of(wanted: Wanted, number: int) -> Work | FetchRevocation:
     """Return what asks the edge for it."""
-    return Work(number, wanted.run) if isinstance(wanted, Job) else FetchRevocation(number, wanted.queries)
+    return Work(number, wanted.run) if isinstance(wanted, Job) else FetchRevocation(
+        number, wanted.queries, wanted.at_hand)
 
 
 class Worked(NamedTuple, Generic[_T]):
@@ -59,9 +61,9 @@ def work(run: Callable[[], _T]) -> Steps[Worked[_T]]:
     return Worked(cast("_T", resumed.value), resumed.now)
 
 
-def look_up(queries: tuple[RevocationQuery, ...]) -> Steps[Worked[tuple[bytes | None, ...]]]:
-    """Have evidence fetched; what could not be had is None."""
-    resumed = yield Lookup(queries)
+def look_up(queries: tuple[RevocationQuery, ...], *, at_hand: bool = False) -> Steps[Worked[tuple[bytes | None, ...]]]:
+    """Have evidence fetched, or with `at_hand` take what was fetched before; what could not be had is None."""
+    resumed = yield Lookup(queries, at_hand)
     return Worked(cast("tuple[bytes | None, ...]", resumed.value), resumed.now)
 
 

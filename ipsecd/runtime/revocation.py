@@ -28,6 +28,7 @@ from ipsecd.runtime import clock
 from ipsecd.runtime.revocation_store import MAX_CACHED, MAX_CACHED_BYTES, Key, RevocationStore
 
 ANSWER_S = 5.0              # for all queries of one handshake: peers repeat IKE_AUTH for half a minute at least
+AT_HAND_S = 0.25            # to read what was fetched before, from the disk too after a restart
 FRESH_S = 3600.0            # evidence is fetched again after this, and used until its own end where that fails
 SILENT_S = 60.0             # a URL without a usable answer is left alone: a dead server delays a peer once a minute
 MAX_CONNECTIONS = 8
@@ -70,7 +71,10 @@ class RevocationFetcher:
         task.add_done_callback(self._waiting.discard)
 
     async def answer(self, effect: FetchRevocation) -> tuple[bytes | None, ...]:
-        """Return what could be had within ANSWER_S, in the order asked; never raises for what the network does."""
+        """Return what could be had within ANSWER_S, or AT_HAND_S, in the order asked.
+
+        Never raises for what the network does.  What did not come in time goes on, and is there the next time.
+        """
         found: dict[Key, asyncio.Task[bytes | None]] = {}
         for query in effect.queries:
             key = query.url, query.body
@@ -80,7 +84,8 @@ class RevocationFetcher:
                 task.add_done_callback(partial(self._ended, key))
             found[key] = self._running[key]
         if found:
-            await asyncio.wait(found.values(), timeout=self._answer_s)
+            within_s = min(AT_HAND_S, self._answer_s) if effect.at_hand else self._answer_s
+            await asyncio.wait(found.values(), timeout=within_s)
         return tuple(self._came((query.url, query.body), found[query.url, query.body]) for query in effect.queries)
 
     async def close(self) -> None:

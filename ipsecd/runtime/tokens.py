@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes
@@ -23,6 +23,7 @@ from ipsecd.errors import AuthenticationError, TokenError
 from ipsecd.ike.crypto.public_keys import PublicKey, import_public_key, key_bytes
 from ipsecd.ike.crypto.signatures import OUR_HASHES, sign, verify
 from ipsecd.policy import TokenKey
+from ipsecd.runtime.patience import Patience
 from ipsecd.secret import Secret
 from ipsecd.text import printable
 
@@ -32,7 +33,7 @@ _PROBE = b"ipsecd looks whether a key signs"
 _HASHES = {"sha1": "SHA_1", "sha256": "SHA256", "sha384": "SHA384", "sha512": "SHA512"}
 # RFC 8410 4: what stands before a key of this many bytes in a SubjectPublicKeyInfo
 _EDWARDS = {32: bytes.fromhex("302a300506032b6570032100"), 57: bytes.fromhex("3043300506032b6571033a00")}
-_LOGIN = threading.Lock()       # the login is the process's: closing one session logs the others out
+_LIBRARY = Patience()           # one at a time: the login is the process's, and closing one session logs the others out
 
 
 class TokenUri(NamedTuple):
@@ -122,7 +123,7 @@ class _Token:
         by_kind = {"rsa-pss": m.SHA256_RSA_PKCS_PSS, "rsa-pkcs1": m.SHA256_RSA_PKCS, "ecdsa": m.ECDSA,
                    "eddsa": m.EDDSA}
         try:
-            offered = self._token().slot.get_mechanisms()
+            offered = _LIBRARY.call(lambda: self._token().slot.get_mechanisms())
         except (self._p.PKCS11Error, OSError) as error:
             raise TokenError(self._reason(error)) from None
         return frozenset(kind for kind, mechanism in by_kind.items() if mechanism in offered)
@@ -130,8 +131,7 @@ class _Token:
     def public(self) -> PublicKey:
         """Return the public half, an object of its own with the same label and id; raise AuthenticationError too."""
         try:
-            with _LOGIN, self._open() as session:
-                encoded = self._encoded(self._key(session, self._p.ObjectClass.PUBLIC_KEY))
+            encoded = _LIBRARY.call(self._read_public)
         except (self._p.PKCS11Error, OSError) as error:
             raise TokenError(self._reason(error)) from None
         return import_public_key(encoded)
@@ -141,8 +141,7 @@ class _Token:
         if self._refused:
             raise TokenError("the token refused the PIN; it is not shown again before a reload")
         try:
-            with _LOGIN, self._open() as session:
-                value = self._sign(self._key(session, self._p.ObjectClass.PRIVATE_KEY), kind, hash_, octets)
+            value = _LIBRARY.call(partial(self._sign, kind, hash_, octets))
         except (self._p.PKCS11Error, OSError) as error:
             self._refused = isinstance(error, self._p.PinIncorrect | self._p.PinLocked)
             raise TokenError(self._reason(error)) from None
@@ -151,7 +150,15 @@ class _Token:
         half = len(value) // 2                      # PKCS #11 2.3.1: r and s, each as long as the order
         return encode_dss_signature(int.from_bytes(value[:half], "big"), int.from_bytes(value[half:], "big"))
 
-    def _sign(self, key: Any, kind: str, hash_: str, octets: bytes) -> bytes:
+    def _read_public(self) -> bytes:
+        with self._open() as session:
+            return self._encoded(self._key(session, self._p.ObjectClass.PUBLIC_KEY))
+
+    def _sign(self, kind: str, hash_: str, octets: bytes) -> bytes:
+        with self._open() as session:
+            return self._sign_by(self._key(session, self._p.ObjectClass.PRIVATE_KEY), kind, hash_, octets)
+
+    def _sign_by(self, key: Any, kind: str, hash_: str, octets: bytes) -> bytes:
         m, p = self._p.Mechanism, self._p
         match kind:
             case "rsa-pss":

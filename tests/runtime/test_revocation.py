@@ -11,11 +11,18 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from cryptography import x509
+from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from ipsecd.effects import FetchRevocation, RevocationQuery
 from ipsecd.ike.crypto.revocation import MAX_EVIDENCE_BYTES
+from ipsecd.policy import AuthPolicy, Credential
 from ipsecd.runtime.revocation import FRESH_S, SILENT_S, RevocationFetcher, is_outside
 from ipsecd.runtime.revocation_store import MAX_CACHED, RevocationStore
+from ipsecd.runtime.staples import keep_at_hand
+from tests.exchange.test_auth_cert import ROOT
+from tests.support.exchange import policy, policy_a
+from tests.support.pki import issue
 
 Body = Callable[["World"], Awaitable[None]]
 
@@ -206,3 +213,38 @@ def test_store_keeps_the_newest_within_its_limits_and_minds_no_disk(tmp_path: Pa
     ("224.0.0.1", False)])
 def test_requests_go_only_to_addresses_of_the_network(address: str, outside: bool) -> None:
     assert is_outside(ip_address(address)) == outside
+
+
+def test_what_only_helps_is_taken_from_what_is_at_hand_and_fetched_for_the_next_time() -> None:
+    # A slow responder for our own certificate must not delay every peer's IKE_AUTH.
+    async def body(world: World) -> None:
+        def ask() -> Awaitable[tuple[bytes | None, ...]]:
+            return world.fetcher.answer(FetchRevocation(1, (world.query(),), at_hand=True))
+
+        world.gate.clear()
+        async with asyncio.timeout(10):                # the request itself has a minute
+            assert await ask() == (None,)
+        world.gate.set()
+        await asyncio.gather(*world.fetcher._running.values())
+        assert await ask() == (b"a list",)
+        world.gate.clear()
+        world.now += FRESH_S + 1
+        assert await ask() == (b"a list",)             # its renewal is under way
+        assert len(world.asked) == 2
+        world.gate.set()
+    run(body, answer_s=60.0)
+
+
+def test_response_about_our_certificate_is_at_hand_before_anybody_asks_for_it() -> None:
+    async def body(world: World) -> None:
+        aia = x509.AuthorityInformationAccess([x509.AccessDescription(
+            AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier(world.url + "/ocsp"))])
+        own = issue("O=Example, CN=a", ROOT, which=1, sans=("a.example",), extra=((aia, False),))
+        credential = Credential((own.der,), own.pkcs8, issuer=ROOT.der)
+        entry = replace(policy_a().peers[0], auth=AuthPolicy(credential))
+        keeping = asyncio.create_task(keep_at_hand(world.fetcher, lambda: policy(entry, replace(entry, name="again"))))
+        async with asyncio.timeout(10):
+            await world.heard.wait()
+        assert [method for method, _ in world.asked] == ["POST"]
+        keeping.cancel()
+    run(body)

@@ -53,13 +53,14 @@ def settle_revocation(session: Session, peer: PeerPolicy, trust: CertificateTrus
 def stapled(credential: Credential | None, now: float, *, wall_now: float) -> Steps[Worked[tuple[bytes, ...]]]:
     """Return an OCSP response about our own certificate, for a peer that asks for one (RFC 4806 4.2), and the time.
 
-    There is none where the certificate names no responder, or its issuer is not known here.
+    There is none where the certificate names no responder, or its issuer is not known here; nor where none was fetched
+    yet: a slow responder of ours must not delay our peers.
     """
     if credential is None or credential.raw or not credential.issuer:
         return Worked((), now)
     built = yield from work(partial(about, credential.chain[0], credential.issuer, wall_now=wall_now))
     if not built.value:
         return Worked((), built.now)
-    looked = yield from look_up(built.value)
+    looked = yield from look_up(built.value, at_hand=True)
     found = [data for data in looked.value if data is not None and len(data) <= MAX_STAPLED_BYTES]
     return Worked(tuple(found[:1]), looked.now)

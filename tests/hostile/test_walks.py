@@ -9,6 +9,7 @@ import pytest
 
 from ipsecd.causes import Cause
 from ipsecd.effects import SendIke
+from ipsecd.ike.child_sa import LINGER_S
 from ipsecd.ike.consts import ExchangeType, KeId, NotifyType, ProtocolId
 from ipsecd.ike.crypto.kex import generate
 from ipsecd.ike.handover import CLOSE_S
@@ -109,6 +110,26 @@ def test_successor_that_is_closed_before_it_carries_anything_leaves_its_pair_to_
     assert session.children[old].state is ChildState.UP
     assert session.timers.get(Timer(TimerKind.REKEY_CHILD, old))
     assert not [r for r in victim.log if isinstance(r, ChildGone)]
+    victim.check()
+
+
+@pytest.mark.parametrize("cause", [Cause.REPLACED, Cause.OPERATOR])
+def test_pair_that_is_not_wanted_goes_also_where_its_rekey_was_under_way(cause: Cause) -> None:
+    # REPLACED: the supervisor has a better one, and thinks no more of this.
+    victim, mallory, _ = up()
+    (old,) = victim.installed
+    victim.endpoint.rekey_child(old, victim.now)
+    victim.endpoint.delete_child(old, victim.now, cause)
+    mallory.inbox += [s.datagram for s in victim.drain()]
+    header, asked = mallory.take()
+    mallory.respond(header, *mallory.child_answer(asked))
+    for _ in range(2):
+        header, asked = mallory.take()
+        assert any(isinstance(p, DeletePayload) for p in asked)
+        mallory.respond(header)
+    victim.wait(LINGER_S)
+    assert victim.installed == set()
+    assert [r.failure.cause for r in victim.log if isinstance(r, ChildGone)] == [cause]
     victim.check()
 
 

@@ -141,7 +141,7 @@ class ChildRekey(Task):
             session.linger(old, now)               # deleted by the peer and answered already
         else:
             old.move(ChildState.REPLACED)
-            session.enqueue(ChildDelete.of(session, old, Failure(Cause.REPLACED)), first=True)
+            session.enqueue(ChildDelete.replaced(session, old), first=True)
 
     def _without_ours(self, failure: Failure, notify: int, now: float) -> None:
         """Nothing came of our exchange."""

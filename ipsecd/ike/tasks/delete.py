@@ -22,9 +22,11 @@ class ChildDelete(Task):
 
     exchange = ExchangeType.INFORMATIONAL
 
-    def __init__(self, session: Session, child: ChildSa | None, protocol: int, spi_in: int, failure: Failure) -> None:
+    def __init__(self, session: Session, child: ChildSa | None, protocol: int, spi_in: int, failure: Failure, *,
+                 follows: bool = True) -> None:
         super().__init__(session)
         self._child = child
+        self._follows = follows         # to the pair that replaced it while this task waited: that one is not wanted
         self._protocol = protocol
         self._spi_in = spi_in
         self._failure = failure
@@ -39,6 +41,11 @@ class ChildDelete(Task):
         return cls(session, child, child.protocol, child.spi_in, failure)
 
     @classmethod
+    def replaced(cls, session: Session, old: ChildSa) -> ChildDelete:
+        """Close a pair that our rekey replaced."""
+        return cls(session, old, old.protocol, old.spi_in, Failure(Cause.REPLACED), follows=False)
+
+    @classmethod
     def unmade(cls, session: Session, protocol: int, spi_in: int) -> ChildDelete:
         """Tell the peer to close a pair that we do not hold."""
         return cls(session, None, protocol, spi_in, Failure(Cause.REPLACED))
@@ -47,8 +54,7 @@ class ChildDelete(Task):
         """D(SPI); None where the pair is gone already."""
         yield from ()
         child = self._child
-        while child is not None and child.successor in self.session.children and self._failure.cause != Cause.REPLACED:
-            # It was rekeyed while this task waited: what is not wanted is the pair in its place.
+        while child is not None and self._follows and child.successor in self.session.children:
             child = self.session.children[child.successor or 0]
         if child is not None:
             if child.state in (ChildState.DELETING, ChildState.LINGERING, ChildState.DOOMED, ChildState.GONE):

@@ -6,7 +6,7 @@ from ipsecd.causes import Cause, Failure
 from ipsecd.ike.child_sa import ChildSa
 from ipsecd.ike.session import Session, Timer, TimerKind
 from ipsecd.ike.states import ChildState
-from ipsecd.ike.tasks.child_rekey import ChildRekey, arrive, is_redundant, is_rival, rekey_of
+from ipsecd.ike.tasks.child_rekey import ChildRekey, is_redundant, is_rival, rekey_of
 from ipsecd.ike.tasks.delete import ChildDelete
 
 EXPIRED = Failure(Cause.EXPIRED)
@@ -43,7 +43,7 @@ def switch(session: Session, child: ChildSa) -> None:
     """Send on the successor that the peer made, unless a collision is undecided."""
     child.heard = True
     if child.state is ChildState.ARRIVING and not is_rival(session, child) and not is_redundant(session, child):
-        arrive(session, child)
+        session.arrive(child)
 
 
 def standing_for(session: Session, child: ChildSa) -> ChildSa:
@@ -51,7 +51,7 @@ def standing_for(session: Session, child: ChildSa) -> ChildSa:
     new = next((c for c in session.children.values() if c.replaces == child.spi_in), None)
     if child.state is not ChildState.REPLACED or new is None:
         return child
-    arrive(session, new)
+    session.arrive(new)
     return new
 
 
@@ -61,7 +61,7 @@ def _expire(session: Session, child: ChildSa) -> None:
     if child.state is ChildState.REPLACED:
         # The peer, who replaced it, sends the Delete; ours would be a second one.
         if new is not None:
-            arrive(session, new)
+            session.arrive(new)
         session.remove(child, EXPIRED, at_once=True)
         return
     tell = child.state in (ChildState.UP, ChildState.REKEYING, ChildState.ARRIVING)

@@ -304,6 +304,16 @@ class Session:
         self.output(ChildMoved(self.handle, old.spi_in, new.pair))
         self.emit(ChildSaRekeyed(self.peer.name, new.policy.key.child, f"{old.spi_in:08x}", f"{new.spi_in:08x}"))
 
+    def arrive(self, new: ChildSa) -> None:
+        """Send on the successor that the peer made."""
+        old = self.children.get(new.replaces or 0)
+        self.use(new)
+        if old is not None and old.successor is None:
+            self.child_moved(old, new)
+        elif new.replaces is not None:
+            new.replaces = None         # what it was to replace is gone, or replaced, and was reported so
+            self.child_up(new, narrowed=False)
+
     def linger(self, child: ChildSa, now: float) -> None:
         """Keep receiving for packets on their way, then remove the pair."""
         child.move(ChildState.LINGERING)

@@ -228,23 +228,12 @@ class ChildRekeyAnswer(Answer):
         if old is None:
             raise PeerError(NotifyType.CHILD_SA_NOT_FOUND, f"peer rekeys unknown SPI {notify.spi.hex()}")
         if old.state is ChildState.ARRIVING and not is_rival(session, old):
-            arrive(session, old)                   # a peer that rekeys it uses it
+            session.arrive(old)                   # a peer that rekeys it uses it
         task = rekey_of(session, old)
         rekeying = task is not None and (task.rival is not None or task.creation.begun)
         if old.state not in (ChildState.UP, ChildState.REKEYING) or rekeying:
             raise _busy(old)
         return old
-
-
-def arrive(session: Session, new: ChildSa) -> None:
-    """Send on the successor that the peer made."""
-    old = session.children.get(new.replaces or 0)
-    session.use(new)
-    if old is not None and old.successor is None:
-        session.child_moved(old, new)
-    elif new.replaces is not None:
-        new.replaces = None                        # what it was to replace is gone, or replaced, and was reported so
-        session.child_up(new, narrowed=False)
 
 
 def yield_to_rival(session: Session, old: ChildSa, rival: ChildSa, now: float) -> None:
@@ -260,7 +249,7 @@ def yield_to_rival(session: Session, old: ChildSa, rival: ChildSa, now: float) -
             session.timers.arm(timer, now + SWITCH_S, timer.kind.value)
             return
     if rival.state is ChildState.ARRIVING:
-        arrive(session, rival)
+        session.arrive(rival)
     if old.state is ChildState.DOOMED:
         session.remove(old, Failure(Cause.PEER_DELETED))
 

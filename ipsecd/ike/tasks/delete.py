@@ -54,14 +54,22 @@ class ChildDelete(Task):
         """D(SPI); None where the pair is gone already."""
         yield from ()
         child = self._child
-        while child is not None and self._follows and child.successor in self.session.children:
-            child = self.session.children[child.successor or 0]
+        while child is not None and self._follows and (new := self._in_place_of(child)) is not None:
+            child = new
         if child is not None:
             if child.state in (ChildState.DELETING, ChildState.LINGERING, ChildState.DOOMED, ChildState.GONE):
                 return None
             self._child, self._spi_in = child, child.spi_in
             child.move(ChildState.DELETING)
         return (DeletePayload(self._protocol, (self._spi_in.to_bytes(4, "big"),)),)
+
+    def _in_place_of(self, child: ChildSa) -> ChildSa | None:
+        """Return the pair that replaced one, or that the peer made to replace it: that one is taken into use first."""
+        session = self.session
+        new = next((c for c in session.children.values() if c.replaces == child.spi_in), None)
+        if child.state is ChildState.REPLACED and new is not None:
+            session.arrive(new)
+        return session.children.get(child.successor or 0)
 
     def process(self, response: OpenedMessage, now: float) -> Steps[None]:
         """Remove the pair; one that was replaced receives a little longer."""

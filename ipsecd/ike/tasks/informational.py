@@ -13,7 +13,7 @@ from ipsecd.ike.steps import Steps
 from ipsecd.ike.tasks.addresses import answer_addresses
 from ipsecd.ike.tasks.auth_lifetime import take_lifetime
 from ipsecd.ike.tasks.child_create import ChildCreate
-from ipsecd.ike.tasks.child_rekey import ChildRekey, arrive, rekey_of
+from ipsecd.ike.tasks.child_rekey import ChildRekey, rekey_of
 from ipsecd.ike.tasks.crash_detection import take_token
 from ipsecd.ike.tasks.ike_rekey import IkeRekey, adopt_rival
 from ipsecd.ike.tasks.redirect import sent_on
@@ -90,7 +90,7 @@ class InformationalAnswer(Answer):
 def _finish_replaced(session: Session, old: ChildSa, now: float) -> None:
     new = next((c for c in session.children.values() if c.replaces == old.spi_in), None)
     if new is not None:
-        arrive(session, new)
+        session.arrive(new)
     if old.successor is not None:
         session.linger(old, now)
     else:
@@ -101,7 +101,7 @@ def _delete_while_rekeying(session: Session, old: ChildSa, now: float) -> None:
     task = rekey_of(session, old)
     rival = task.rival if task else None
     if rival is not None and rival.state is ChildState.ARRIVING:
-        arrive(session, rival)
+        session.arrive(rival)
         session.linger(old, now)
     else:
         old.move(ChildState.DOOMED)

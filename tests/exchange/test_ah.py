@@ -18,8 +18,9 @@ from ipsecd.reports import ChildGone, ChildMoved, ChildRefused, ChildUp
 from ipsecd.sa import Endpoint, Path
 from ipsecd.suites import GMACS, INTEGS, AhSuite, Proposal, parse_proposal
 from tests.support.exchange import ESP, A, B, Two, ike_policy, policy_a, policy_b
-from tests.support.mallory import Mallory, Victim
+from tests.support.mallory import Mallory
 from tests.support.sim import Nat
+from tests.support.victim import Victim
 
 OUTSIDE = "192.0.2.1"
 T = TypeVar("T")

@@ -19,8 +19,9 @@ from ipsecd.policy import Policy
 from ipsecd.reports import ChildRequest
 from tests.exchange.test_auth_cert import by_certificate, trust, with_auth
 from tests.support.exchange import policy_a
-from tests.support.mallory import Mallory, Payloads, Victim, child_payloads
+from tests.support.mallory import Mallory, Payloads, child_payloads
 from tests.support.pki import Entity, authority, issue
+from tests.support.victim import Victim
 
 METHODS = {"rsa2048": AuthMethod.RSA_SIGNATURE, "p256": AuthMethod.ECDSA_256, "p384": AuthMethod.ECDSA_384,
            "p521": AuthMethod.ECDSA_521}

@@ -30,9 +30,10 @@ from tests.exchange.test_refusals_explained import REFUSALS
 from tests.exchange.test_transport_mode import a_side, b_side
 from tests.support.exchange import A, B, Two, ike_policy, policy_a, policy_b
 from tests.support.gateways import Pair
-from tests.support.mallory import Mallory, Victim
+from tests.support.mallory import Mallory
 from tests.support.nat import Datagram, Nat
 from tests.support.sim import Host, sent_by
+from tests.support.victim import Victim
 
 # Why an end is no fault of anybody's; there is nothing to compare.
 NO_EVIDENCE = frozenset({

@@ -17,8 +17,9 @@ from ipsecd.policy import Encapsulation, IkePolicy, Policy
 from ipsecd.reports import ChildRequest, ChildUp, IkeFailed
 from ipsecd.sa import Endpoint, Path
 from tests.support.exchange import A, B, Two, ike_policy, policy_a, policy_b
-from tests.support.mallory import Mallory, Victim
+from tests.support.mallory import Mallory
 from tests.support.sim import Host, Nat
+from tests.support.victim import Victim
 
 AUTO, UDP, RAW = Encapsulation.AUTO, Encapsulation.UDP, Encapsulation.RAW
 OUTSIDE, A2 = "192.0.2.1", "192.0.2.11"

@@ -20,8 +20,9 @@ from ipsecd.reports import ChildGone, ChildMoved, ChildUp, IkeGone
 from tests.exchange.test_follow_up import EACH_LOWEST, healthy, rekey_child, rekey_ike, up
 from tests.exchange.test_message_layer import say
 from tests.support.exchange import Two, esp, ike, ike_policy, policy_a, policy_b
-from tests.support.mallory import Mallory, Victim, child_payloads, rekey_notify
+from tests.support.mallory import Mallory, child_payloads, rekey_notify
 from tests.support.sim import Host, exchange, sent_by
+from tests.support.victim import Victim
 
 CREATE, FOLLOW_UP = ExchangeType.CREATE_CHILD_SA, ExchangeType.IKE_FOLLOWUP_KE
 INFO = ExchangeType.INFORMATIONAL

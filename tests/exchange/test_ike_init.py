@@ -10,61 +10,17 @@ from ipsecd.causes import Cause
 from ipsecd.drops import DropReason
 from ipsecd.events import Hint, IkeAttemptFailed
 from ipsecd.ike.consts import ExchangeType, KeId, NotifyType
-from ipsecd.ike.crypto.cookie import COOKIE_STEP_S
-from ipsecd.ike.half_open import CALM_DOWN_S
 from ipsecd.ike.wire.header import FLAG_RESPONSE
 from ipsecd.ike.wire.message import ClearMessage, build_clear, split
-from ipsecd.ike.wire.notify import NotifyPayload, cookie, find
+from ipsecd.ike.wire.notify import NotifyPayload, find
 from ipsecd.ike.wire.payloads import KePayload, NoncePayload, UnknownPayload
 from ipsecd.reports import IkeFailed, IkeUp
 from ipsecd.sa import Endpoint
 from tests.support.exchange import Two, ike, ike_policy, policy_a, policy_b
+from tests.support.init_requests import changed, deliver, first_request, open_to_all
 from tests.support.sim import Datagram, exchange, sent_by
 
 INIT, AUTH = ExchangeType.IKE_SA_INIT, ExchangeType.IKE_AUTH
-
-
-def first_request(two: Two) -> Datagram:
-    """Return A's IKE_SA_INIT request; it was delivered to nobody."""
-    two.net.drop(lambda d: True)
-    two.initiate(two.a)
-    two.net.run(0.01)
-    request = two.net.sent[0]
-    two.net.heal()
-    two.a.alive = False
-    return request
-
-
-def changed(request: Datagram, *, payloads: object = None, **header: object) -> Datagram:
-    """Return a request rebuilt with other payloads or header fields."""
-    message = split(request.data)
-    assert isinstance(message, ClearMessage)
-    h = replace(message.header, **header)  # type: ignore[arg-type]
-    data = build_clear(spi_i=h.spi_i, spi_r=h.spi_r, exchange=h.exchange, flags=h.flags, message_id=h.message_id,
-                       payloads=payloads or message.payloads)  # type: ignore[arg-type]
-    return Datagram(request.source, request.destination, data)
-
-
-def deliver(two: Two, *datagrams: Datagram) -> list[ClearMessage]:
-    """Hand datagrams to B; return its clear answers."""
-    before = len(two.net.sent)
-    for datagram in datagrams:
-        two.net.inject(datagram)
-    two.net.run(0.001)
-    answers = [split(d.data) for d in two.net.sent[before:] if sent_by(two.b)(d)]
-    return [m for m in answers if isinstance(m, ClearMessage)]
-
-
-def flood(two: Two, request: Datagram, count: int, *, sources: int) -> list[ClearMessage]:
-    """Send requests with other SPIs from several addresses."""
-    return deliver(two, *(
-        Datagram(Endpoint(f"198.51.100.{1 + i % sources}", 500), request.destination,
-                 changed(request, spi_i=(i + 1).to_bytes(8, "big")).data) for i in range(count)))
-
-
-def open_to_all(two: Two) -> Two:
-    """Let B take requests from any address."""
-    return Two(policy_a(), policy_b(address=None))
 
 
 @pytest.mark.parametrize(("header", "reason"), [
@@ -241,106 +197,6 @@ def test_forged_response_with_another_key_is_recovered_by_a_retry() -> None:
     assert len(two.a.reports(IkeUp)) == 1
 
 
-def test_cookie_is_brought_with_the_same_request_and_auth_covers_it() -> None:
-    # IN-22
-    two = Two(policy_a(), replace(policy_b(), cookie_threshold=0))
-    two.establish()
-    requests = [split(d.data) for d in two.net.sent if sent_by(two.a, exchange(INIT))(d)]
-    first, second = (m for m in requests if isinstance(m, ClearMessage))
-    assert cookie(second.payloads[:1]) is not None
-    assert first.payloads == second.payloads[1:]
-    assert (first.header.spi_i, second.header.message_id) == (second.header.spi_i, 0)
-
-
-@pytest.mark.parametrize("latency_s", [0.3, 0.6, 1.0, 1.6])
-def test_cookie_for_each_copy_of_a_request_leads_to_one_ike_sa(latency_s: float) -> None:
-    # IN-28: a slow path, or a responder with much to do. Each copy has another cookie, as those of other makes do.
-    two = Two(policy_a(), replace(policy_b(), cookie_threshold=0))
-    two.net.latency_s = latency_s
-    two.net.run(COOKIE_STEP_S - latency_s - 0.1)            # the second copy comes in the next step
-    two.initiate(two.a)
-    two.net.run_until(lambda: bool(two.a.reports(IkeUp)), limit_s=9 * latency_s)
-    assert two.b.endpoint.half_open == 0
-    brought = {cookie(m.payloads) for d in two.net.sent if sent_by(two.a, exchange(INIT))(d)
-               if isinstance(m := split(d.data), ClearMessage)}
-    assert len(brought) == 2                                # none, and one
-    assert not two.b.events(IkeAttemptFailed)
-
-
-@pytest.mark.parametrize(("sources", "free"), [(1, 3), (250, 30)])
-def test_cookies_start_at_three_from_one_source_or_thirty_in_all(sources: int, free: int) -> None:
-    # IN-23, IN-28
-    two = open_to_all(Two())
-    request = first_request(two)
-    answers = flood(two, request, 40, sources=sources)
-    assert two.b.endpoint.half_open == free
-    assert len([a for a in answers if cookie(a.payloads)]) == 40 - free
-    two.net.run(30.5 + CALM_DOWN_S)
-    assert two.b.endpoint.half_open == 0
-    assert cookie(deliver(two, request)[0].payloads) is None
-
-
-def test_spoofed_flood_does_not_lock_its_victim_out() -> None:
-    # IN-31, attack 73: the flood uses the peer's own address and cannot bring cookies
-    two = Two()
-    request = first_request(two)
-    deliver(two, *(changed(request, spi_i=(i + 1).to_bytes(8, "big")) for i in range(2000)))
-    assert two.b.endpoint.half_open == 3
-    two.a.alive = True
-    two.net.run(3)
-    assert two.a.reports(IkeUp)
-
-
-def test_request_that_was_answered_is_answered_alike_after_cookies_came_on() -> None:
-    # RFC 7296 2.1: a retransmission gets the same response.
-    two = open_to_all(Two())
-    request = first_request(two)
-    answer = deliver(two, request)[0]
-    flood(two, request, 40, sources=250)
-    assert two.b.endpoint.cookies_on
-    assert deliver(two, request)[0] == answer
-
-
-def test_malformed_request_is_dropped_without_a_word_while_cookies_are_on() -> None:
-    two = Two(policy_a(), replace(policy_b(), cookie_threshold=0))
-    request = first_request(two)
-    message = split(request.data)
-    assert isinstance(message, ClearMessage)
-    without_nonce = tuple(p for p in message.payloads if not isinstance(p, NoncePayload))
-    assert deliver(two, changed(request, payloads=without_nonce)) == []
-    assert two.b.endpoint.drops[DropReason.IKE_MALFORMED] == 1
-
-
-def test_cookie_of_another_exchange_counts_as_absent() -> None:
-    # IN-24, IN-26
-    two = Two(policy_a(), replace(policy_b(), cookie_threshold=0))
-    request = first_request(two)
-    brought = cookie(deliver(two, request)[0].payloads)
-    assert brought is not None
-    message = split(request.data)
-    assert isinstance(message, ClearMessage)
-    for data in (brought[:-1] + b"\0", b"x", bytes(64)):
-        with_cookie = (NotifyPayload(NotifyType.COOKIE, data), *message.payloads)
-        assert cookie(deliver(two, changed(request, payloads=with_cookie))[0].payloads)
-    right = (NotifyPayload(NotifyType.COOKIE, brought), *message.payloads)
-    assert cookie(deliver(two, changed(request, payloads=right, spi_i=b"somebody"))[0].payloads)
-    assert not cookie(deliver(two, changed(request, payloads=right))[0].payloads)
-
-
-def test_request_beyond_the_limit_of_its_source_is_dropped_before_it_is_parsed() -> None:
-    # RFC 7296 2.6: five hundred behind one NAT repeat theirs until there is a place.
-    two = Two(policy_a(), replace(policy_b(), cookie_threshold=0, source_limit=0))
-    request = first_request(two)
-    brought = cookie(deliver(two, request)[0].payloads)
-    assert brought is not None
-    message = split(request.data)
-    assert isinstance(message, ClearMessage)
-    right = (NotifyPayload(NotifyType.COOKIE, brought), *message.payloads)
-    assert deliver(two, changed(request, payloads=(*right, UnknownPayload(255, True, b"")))) == []
-    assert two.b.endpoint.drops[DropReason.IKE_HALF_OPEN_LIMIT] == 1
-    assert two.b.endpoint.half_open == 0
-
-
 @pytest.mark.parametrize("threshold", [0, 30])
 def test_invalid_ke_with_and_without_cookies_ends_established(threshold: int) -> None:
     # IN-29, IN-33
@@ -455,4 +311,3 @@ def test_ikev1_answer_explains_a_silent_peer() -> None:
     two.net.inject(Datagram(d.destination, d.source, d.data[:17] + b"\x10" + d.data[18:]))
     two.net.run(20)
     assert two.a.reports(IkeFailed)[0].failure.cause == Cause.IKEV1_ONLY
-

@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from ipsecd.causes import Cause
-from ipsecd.effects import UpdatePath
-from ipsecd.events import IkeAttemptFailed, IkeSaUp, PathChanged, Warned
-from ipsecd.ike.consts import ExchangeType, NotifyType
+from ipsecd.events import IkeAttemptFailed
+from ipsecd.ike.consts import NotifyType
 from ipsecd.ike.wire.addresses import MAX_ADDITIONAL, additional_addresses, address_list, nat_forbidden, no_nats_allowed
 from ipsecd.ike.wire.notify import NotifyPayload
 from ipsecd.reports import IkeGone, IkeUp, PathMoved
 from ipsecd.sa import Endpoint, Path
 from tests.support.exchange import A, B, Two, ike_policy, policy_a, policy_b
-from tests.support.sim import Datagram, Host, Nat, exchange, sent_by
-
-INFO = ExchangeType.INFORMATIONAL
-A2, B2, VICTIM = "192.0.2.11", "203.0.113.12", "198.51.100.66"
-MOBILE = ike_policy(mobike=True, dpd_s=10)
-
-
-def mobile(*, seed: object = 0, nat: Nat | None = None, **changes: object) -> Two:
-    """Return two ends that do MOBIKE and know their addresses."""
-    ike = replace(MOBILE, **changes)                                                   # type: ignore[arg-type]
-    two = Two(policy_a(ike=ike), policy_b(ike=ike), seed=seed, nat=nat)
-    for host in (two.a, two.b):
-        host.readdress(host.address)
-    return two
-
-
-def up(**changes: object) -> Two:
-    two = mobile(**changes)                                                            # type: ignore[arg-type]
-    two.establish()
-    return two
-
-
-def traffic(host: Host) -> Path:
-    """Return where the only pair of a host sends."""
-    pair, = host.pairs.values()
-    return pair.path
-
-
-def check_on(two: Two, own: str, other: str) -> None:
-    """Both ends and their pairs use these addresses, on the IKE SA that was made first."""
-    for host, near, far in ((two.a, own, other), (two.b, other, own)):
-        view, = host.endpoint.views()
-        for path in (view.path, traffic(host)):
-            assert (path.local.address, path.remote.address) == (near, far), (host.name, path)
-        assert len(host.events(IkeSaUp)) == 1
-        assert not host.reports(IkeGone)
-    two.check(children=1)
-
-
-def tasks_of(host: Host) -> list[object]:
-    return [t for sa in host.endpoint._table.sas.values() for t in sa.session.tasks()]
+from tests.support.mobile import A2, B2, INFO, MOBILE, VICTIM, check_on, mobile, traffic, up
+from tests.support.sim import Datagram, Nat, sent_by
 
 
 @pytest.mark.parametrize(("a", "b"), [(True, True), (True, False), (False, True), (False, False)])
@@ -232,116 +190,6 @@ def test_ends_agree_again_under_loss(seed: int) -> None:
     two.net.loss = 0.0
     two.net.run(40)
     check_on(two, A, B2)
-
-
-def test_plain_request_from_another_address_moves_nothing() -> None:
-    # MB-09
-    two = up()
-    two.net.rewrite(lambda d: replace(d, source=Endpoint(VICTIM, 4500)) if sent_by(two.a, exchange(INFO))(d) else d)
-    two.a.endpoint.check_liveness(1, two.net.now)
-    two.net.run(0.1)
-    assert not two.b.events(PathChanged)
-    assert two.b.endpoint.views()[0].path.remote.address == A
-
-
-def test_traffic_is_not_sent_to_an_address_from_which_nobody_answers() -> None:
-    # Third-party bombing (RFC 4555 5.2): the update claims to come from somebody else.
-    two = up()
-
-    def forge(d: Datagram) -> Datagram:
-        return replace(d, source=Endpoint(VICTIM, 4500)) if d.source.address == A2 else d
-
-    two.net.rewrite(forge)
-    two.a.readdress(A2)
-    two.net.run(25)
-    assert not [u for u in two.b.reports(UpdatePath) if u.path.remote.address == VICTIM]
-    assert len([d for d in two.net.sent if d.destination.address == VICTIM]) < 24
-    two.net.run(60)
-    assert two.b.reports(IkeGone)
-
-
-def test_without_return_routability_traffic_follows_at_once() -> None:
-    two = up(return_routability=False)
-    before = len(two.net.sent)
-    two.a.readdress(A2)
-    two.net.run(1)
-    check_on(two, A2, B)
-    assert len(two.net.sent) - before == 2
-
-
-def test_flood_of_updates_leaves_one_check_queued() -> None:
-    two = up()
-    session = next(iter(two.a.endpoint._table.sas.values())).session
-    two.net.drop(lambda d: sent_by(two.b)(d) and not d.header.is_response)
-    for number in range(40):
-        two.a.readdress(f"192.0.2.{100 + number}")
-        two.net.run(0.1)
-    assert session.mobility is not None
-    assert len(tasks_of(two.b)) <= 2
-    two.net.heal()
-    two.net.run(30)
-    check_on(two, "192.0.2.139", B)
-
-
-def test_update_from_the_end_that_does_not_decide_is_refused() -> None:
-    two = up()
-    rogue = next(iter(two.b.endpoint._table.sas.values())).session
-    assert rogue.mobility is not None
-    rogue.mobility.decides = True
-    two.b.readdress(B2)
-    two.net.run(5)
-    assert not two.a.events(PathChanged)
-    assert two.b.events(Warned)[0].what == "move_refused"
-
-
-def tampered(two: Two, host: Host, change: Callable[[tuple[object, ...]], tuple[object, ...]]) -> None:
-    """Have a host say something else in every response on its IKE SA."""
-    sa, = host.endpoint._table.sas.values()
-    inner = sa._channel.seal
-
-    def seal(payloads: tuple[object, ...], **fields: object) -> tuple[bytes, ...]:
-        return inner(change(payloads) if fields["response"] else payloads, **fields)    # type: ignore[arg-type]
-
-    sa._channel = _Sealing(sa._channel, seal)                                          # type: ignore[assignment]
-    sa._requester._channel = sa._channel
-
-
-class _Sealing:
-    def __init__(self, channel: object, seal: object) -> None:
-        self._channel, self.seal = channel, seal
-
-    def say(self, payloads: tuple[object, ...], *, path: Path, now: float, **fields: object) -> tuple[bytes, ...]:
-        datagrams: tuple[bytes, ...] = self.seal(payloads, path=path, **fields)         # type: ignore[operator]
-        self._channel.send(datagrams, path, now)                                       # type: ignore[attr-defined]
-        return datagrams
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._channel, name)
-
-
-@pytest.mark.parametrize("cookie", [b"", b"x" * 32])
-def test_wrong_cookie2_closes_the_ike_sa(cookie: bytes) -> None:
-    # MB-07
-    two = up()
-    wrong = (NotifyPayload(NotifyType.COOKIE2, cookie),) if cookie else ()
-    tampered(two, two.b, lambda payloads: (
-        *(p for p in payloads if not (isinstance(p, NotifyPayload) and p.type == NotifyType.COOKIE2)), *wrong))
-    two.a.readdress(A2)
-    two.net.run(1)
-    assert two.a.reports(IkeGone)[0].failure.cause == Cause.PEER_ERROR
-
-
-@pytest.mark.parametrize("refusal", [NotifyType.UNACCEPTABLE_ADDRESSES, NotifyType.UNEXPECTED_NAT_DETECTED])
-def test_refused_move_ends_what_can_go_nowhere(refusal: NotifyType) -> None:
-    # MB-06
-    two = up()
-    tampered(two, two.b, lambda payloads: (*payloads, NotifyPayload(refusal)))
-    before = len(two.net.sent)
-    two.a.readdress(A2)
-    two.net.run(10)
-    updates = [d for d in two.net.sent[before:] if sent_by(two.b, exchange(INFO, response=True))(d)]
-    assert len(updates) > (5 if refusal == NotifyType.UNEXPECTED_NAT_DETECTED else 0)
-    assert two.a.reports(IkeGone)[0].failure.notify == refusal.name
 
 
 def test_move_into_a_nat_and_out_of_it_is_noticed() -> None:

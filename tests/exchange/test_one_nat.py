@@ -7,9 +7,9 @@ import pytest
 from ipsecd.events import PathChanged
 from ipsecd.reports import ChildRequest, IkeGone
 from ipsecd.sa import Endpoint, Path
-from tests.exchange.test_mobike import traffic
-from tests.exchange.test_mobike import up as mobile_up
 from tests.support.exchange import PSK, A, B, Two, child_policy, ike_policy, peer_policy, policy
+from tests.support.mobile import traffic
+from tests.support.mobile import up as mobile_up
 from tests.support.sim import Datagram, Host, Nat, SimNet
 
 OUTSIDE = "198.51.100.1"

@@ -14,8 +14,9 @@ from ipsecd.ike.wire.notify import NotifyPayload
 from ipsecd.reports import ChildUp, IkeFailed, ReauthDue
 from tests.support.exchange import Two, ike_policy, policy_a, policy_b
 from tests.support.gateways import Pair, without_address
-from tests.support.mallory import Mallory, Victim
+from tests.support.mallory import Mallory
 from tests.support.sim import exchange
+from tests.support.victim import Victim
 
 REAUTH_S = 1000.0
 

@@ -26,9 +26,10 @@ from ipsecd.reports import ChildRefused, ChildRequest, Redirect
 from ipsecd.secret import Secret
 from tests.support.exchange import A, B, ike_policy, policy_a, policy_b
 from tests.support.gateways import Pair
-from tests.support.mallory import Mallory, Victim
+from tests.support.mallory import Mallory
 from tests.support.nat import Datagram
 from tests.support.sim import Host, sent_by
+from tests.support.victim import Victim
 
 C = "198.51.100.3"
 ANY = ike_policy(redirect=True)

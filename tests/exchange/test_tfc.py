@@ -10,7 +10,8 @@ from ipsecd.ike.wire.notify import NotifyPayload
 from ipsecd.reports import ChildRequest, ChildUp
 from ipsecd.sa import NO_TFC, Tfc
 from tests.support.exchange import Two, policy_a, policy_b
-from tests.support.mallory import Mallory, Victim
+from tests.support.mallory import Mallory
+from tests.support.victim import Victim
 
 TFC = Tfc(500, dummies_per_s=2)
 NOT_SUPPORTED = NotifyPayload(NotifyType.ESP_TFC_PADDING_NOT_SUPPORTED)

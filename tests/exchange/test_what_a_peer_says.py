@@ -21,7 +21,8 @@ from ipsecd.reports import ChildRefused, ChildRequest
 from ipsecd.sa import Endpoint, Path
 from ipsecd.selectors import from_prefix
 from tests.support.exchange import A, B, ike, ike_policy, policy_a
-from tests.support.mallory import Mallory, Payloads, Victim, child_payloads, clear, rekey_notify
+from tests.support.mallory import Mallory, Payloads, child_payloads, clear, rekey_notify
+from tests.support.victim import Victim
 
 AUTH, CREATE, INFO = ExchangeType.IKE_AUTH, ExchangeType.CREATE_CHILD_SA, ExchangeType.INFORMATIONAL
 START = Path(Endpoint(A, 500), Endpoint(B, 500))

@@ -45,8 +45,9 @@ from ipsecd.secret import Secret
 from tests.support import esp_packets as p
 from tests.support.codec import take_datagram
 from tests.support.exchange import A, B, policy_a
-from tests.support.mallory import Mallory, Victim, child_payloads, rekey_notify
+from tests.support.mallory import Mallory, child_payloads, rekey_notify
 from tests.support.pki import WALL_NOW, authority, issue, key
+from tests.support.victim import Victim
 from tests.unit.crypto.test_revocation import answer, crl
 
 Run = Callable[[bytes], None]

@@ -17,7 +17,8 @@ from ipsecd.reports import ChildRequest, IkeUp
 from ipsecd.sa import Endpoint, Path
 from ipsecd.secret import Secret
 from tests.support.exchange import IKE, PSK, policy_a
-from tests.support.mallory import Mallory, Victim, child_payloads, clear, reachable, rekey_notify
+from tests.support.mallory import Mallory, child_payloads, clear, rekey_notify
+from tests.support.victim import Victim, reachable
 
 EXCHANGES = (0, 33, 34, 35, 36, 37, 38, 39, 40, 43, 44, 240, 255)
 CONTENTS: dict[str, tuple[Payload, ...]] = {

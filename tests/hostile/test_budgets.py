@@ -21,7 +21,8 @@ from ipsecd.ike.wire.payloads import KePayload, NoncePayload
 from ipsecd.sa import Endpoint, Path
 from tests.support.calls import calls
 from tests.support.exchange import A, B, child_policy, ike, ike_policy, peer_policy, policy, policy_a
-from tests.support.mallory import Mallory, Victim, clear
+from tests.support.mallory import Mallory, clear
+from tests.support.victim import Victim
 
 Item = tuple[bytes, Path]
 GROWTH_BYTES = 600_000          # buckets, half-open IKE SAs and counters may appear; a leak of 100 bytes each is 10 MB

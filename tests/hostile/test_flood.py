@@ -20,8 +20,8 @@ from tests.support.exchange import (
     policy_a,
     policy_b,
 )
-from tests.support.mallory import Victim
 from tests.support.sim import Datagram, Nat, SimNet
+from tests.support.victim import Victim
 
 PER_S = 10_000
 ECP_FIRST = parse_proposal("aes256gcm16-prfsha256-ecp256-x25519", protocol=ProtocolId.IKE)

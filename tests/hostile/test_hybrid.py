@@ -16,7 +16,8 @@ from ipsecd.ike.crypto import kex
 from ipsecd.ike.wire.message import Payload, build_payloads
 from ipsecd.ike.wire.payloads import KePayload, VendorPayload
 from tests.support.exchange import IKE, ike, ike_policy, policy_a, policy_b
-from tests.support.mallory import Mallory, Victim
+from tests.support.mallory import Mallory
+from tests.support.victim import Victim
 
 INTERMEDIATE = ExchangeType.IKE_INTERMEDIATE
 HYBRID = ike("aes256gcm16-prfsha384-x25519-ke1_mlkem768")

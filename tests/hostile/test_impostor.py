@@ -15,8 +15,9 @@ from ipsecd.ike.wire.payloads import AuthPayload, DeletePayload, KePayload, Nonc
 from ipsecd.reports import ChildRequest, IkeFailed
 from ipsecd.sa import Endpoint, Path
 from tests.support.exchange import A, B, Two, policy_a
-from tests.support.mallory import Mallory, Victim, clear
+from tests.support.mallory import Mallory, clear
 from tests.support.sim import Datagram
+from tests.support.victim import Victim
 
 INIT = ExchangeType.IKE_SA_INIT
 RIGHT = Path(Endpoint(A, 500), Endpoint(B, 500))

@@ -20,8 +20,9 @@ from ipsecd.policy import AuthPolicy, EsnPolicy, Pfs, Policy
 from tests.exchange.test_auth_cert import GW_A, GW_B, by_certificate, credential, trust, with_auth
 from tests.exchange.test_many_remotes import BRANCH_NETS, HQ_NETS, branches
 from tests.support.exchange import B, Two, child_policy, esp, fqdn, ike_policy, policy, policy_a, policy_b
-from tests.support.mallory import Mallory, Payloads, Victim, child_payloads, rekey_notify
+from tests.support.mallory import Mallory, Payloads, child_payloads, rekey_notify
 from tests.support.pki import authority
+from tests.support.victim import Victim
 
 CHILD, INFO, FOLLOW_UP = ExchangeType.CREATE_CHILD_SA, ExchangeType.INFORMATIONAL, ExchangeType.IKE_FOLLOWUP_KE
 OTHER = "192.0.2.77"

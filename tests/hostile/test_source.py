@@ -23,8 +23,9 @@ from ipsecd.policy import Identity
 from ipsecd.secret import Secret
 from tests.support import source_rules as rules
 from tests.support.exchange import IKE, Two, policy_a
-from tests.support.mallory import Mallory, Victim, reachable
+from tests.support.mallory import Mallory
 from tests.support.source_rules import Module
+from tests.support.victim import Victim, reachable
 
 PACKAGE = rules.package()
 FROM_A_PEER = re.compile(r"^(datagram|packet|body|data|payload|cookie|plaintext|ciphertext)$")

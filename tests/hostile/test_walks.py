@@ -23,7 +23,8 @@ from ipsecd.ike.wire.ts_payload import TsPayload
 from ipsecd.policy import EsnPolicy, Pfs, Policy
 from ipsecd.reports import ChildGone, ChildMoved, ChildRequest, ChildUp
 from tests.support.exchange import IKE, esp, ike_policy, policy_a
-from tests.support.mallory import Mallory, Payloads, Victim, child_payloads, rekey_notify
+from tests.support.mallory import Mallory, Payloads, child_payloads, rekey_notify
+from tests.support.victim import Victim
 
 ORDINARY, PROOF, ELSEWHERE = 60, 2000, 100_000      # walks of STEPS; the long proof tries others
 STEPS = 60

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-
 import pytest
 
 from ipsecd.causes import Cause
 from ipsecd.drops import DropReason
 from ipsecd.events import IkeSaDown
-from ipsecd.ike.consts import ExchangeType, NotifyType, PayloadType, ProtocolId
+from ipsecd.ike.consts import NotifyType, PayloadType, ProtocolId
 from ipsecd.ike.crypto.kex import generate
 from ipsecd.ike.crypto.modp_primes import PRIMES
 from ipsecd.ike.negotiate import offer_esp, offer_ike
@@ -22,69 +19,11 @@ from ipsecd.ike.wire.message import Payload, build_payloads
 from ipsecd.ike.wire.notify import NotifyPayload
 from ipsecd.ike.wire.payloads import DeletePayload, KePayload, NoncePayload
 from ipsecd.ike.wire.sa_payload import SaPayload
-from ipsecd.ike.wire.ts_payload import TsPayload
 from ipsecd.policy import EsnPolicy, Pfs
-from ipsecd.reports import ChildRequest
 from ipsecd.sa import Endpoint, Path
-from ipsecd.secret import Secret
-from ipsecd.selectors import from_prefix
-from tests.support.exchange import IKE, NETS, B, child_policy, esp, fqdn, ike_policy, peer_policy, policy
-from tests.support.mallory import Mallory, Payloads, Victim, child_payloads, rekey_notify
-
-C = "198.51.100.3"
-C_PSK = Secret(b"the key of the innocent peer, thirty-two or more")
-CHILD, INFO = ExchangeType.CREATE_CHILD_SA, ExchangeType.INFORMATIONAL
-GROUPS = esp("aes256gcm16-x25519-ecp256-modp2048")
-
-
-class World:
-    """A victim with a hostile peer, b, and an innocent one, c, both up with a child."""
-
-    def __init__(self, *, login: bool = True, **ike: object) -> None:
-        b = peer_policy("b", B, own="a.example", other="b.example", ike=ike_policy(**ike), children=tuple(
-            child_policy("b", name, *NETS[name], proposals=(GROUPS,)) for name in ("lan", "voice")))
-        c = peer_policy("c", C, own="a.example", other="c.example", psk=C_PSK,
-                        children=(child_policy("c", "lan", "10.1.0.0/16", "10.77.0.0/16"),))
-        self.victim = Victim(policy(b, c), keep_log=True)
-        self.innocent = Mallory(self.victim, fqdn("c.example"), C, psk=C_PSK, seed="c")
-        self.innocent.login(child=False)
-        made = self.innocent.request(CHILD, *child_payloads(spi=0xCC000001, local="10.77.0.0/16"))
-        assert made is not None
-        (self.innocent_spi,) = self.victim.installed
-        self.mallory = Mallory(self.victim)
-        if login:
-            self.login()
-
-    def login(self) -> None:
-        """Have Mallory up, anew where he was thrown out."""
-        if "b" not in self.victim.established():
-            self.mallory = Mallory(self.victim, seed=self.victim.sent)
-            assert self.mallory.login() is not None
-            assert "b" in self.victim.established()
-
-    @property
-    def handle(self) -> int:
-        return next(v.handle for v in self.victim.endpoint.views() if v.peer == "b" and v.state == "Established")
-
-    def own_children(self) -> set[int]:
-        return self.victim.installed - {self.innocent_spi}
-
-    def check(self) -> None:
-        """The innocent peer is as it was, and the victim's tables are in order."""
-        self.victim.check()
-        assert self.innocent_spi in self.victim.installed
-        assert "c" in self.victim.established()
-        assert self.innocent.request(INFO) == (), "the innocent peer's liveness check was not answered"
-
-    def ask_victim(self, start: Callable[[], None]) -> tuple[object, Payloads]:
-        """Have the victim ask; return its request."""
-        start()
-        self.mallory.inbox += [s.datagram for s in self.victim.drain()]
-        return self.mallory.take()
-
-    def voice(self) -> ChildRequest:
-        child = self.victim.endpoint._table.policy.peers[0].children[1]
-        return ChildRequest(child.key, 0, child.local, child.remote)
+from tests.hostile.keyed_world import CHILD, FOREIGN, GROUPS, INFO, OWN, World, answer_until_silent
+from tests.support.exchange import IKE
+from tests.support.mallory import Mallory, child_payloads, rekey_notify
 
 
 @pytest.fixture
@@ -94,7 +33,6 @@ def world() -> World:
 
 # Requests
 
-OWN, FOREIGN = b"\xc0\0\0\1", b"\xcc\0\0\1"
 ABUSES: dict[str, tuple[int, tuple[Payload, ...]]] = {
     "delete another peer's pair": (INFO, (DeletePayload(ProtocolId.ESP, (FOREIGN, b"\0\0\0\0", b"\xff\xff\xff\xff")),)),
     "delete AH": (INFO, (DeletePayload(ProtocolId.AH, (OWN, FOREIGN)),)),
@@ -229,104 +167,6 @@ def test_bad_public_value_is_refused_and_the_ike_sa_stays(world: World, name: st
 # Answers to what the victim asks
 
 
-def stray_transform(answer: Payloads) -> Payloads:
-    sa = first(answer, SaPayload)
-    assert sa is not None
-    proposal = sa.proposals[0]
-    changed = replace(proposal.transforms[0], id=12)
-    return (SaPayload((replace(proposal, transforms=(changed, *proposal.transforms[1:])),)), *answer[1:])
-
-
-def other_selectors(*prefixes: str) -> Callable[[Payloads], Payloads]:
-    def change(answer: Payloads) -> Payloads:
-        wide = TsPayload(PayloadType.TSR, tuple(map(from_prefix, prefixes)))
-        return tuple(wide if isinstance(p, TsPayload) and p.payload_type == PayloadType.TSR else p for p in answer)
-    return change
-
-
-def other_spi(spi: bytes) -> Callable[[Payloads], Payloads]:
-    def change(answer: Payloads) -> Payloads:
-        sa = first(answer, SaPayload)
-        assert sa is not None
-        return (SaPayload((replace(sa.proposals[0], spi=spi),)), *answer[1:])
-    return change
-
-
-ANSWERS: dict[str, Callable[[Payloads], Payloads]] = {
-    "a foreign transform": stray_transform,
-    "two proposals": lambda a: (SaPayload((first(a, SaPayload).proposals[0],      # type: ignore[union-attr]
-                                           replace(first(a, SaPayload).proposals[0], number=2))), *a[1:]),  # type: ignore[union-attr]
-    "wider selectors": other_selectors("10.0.0.0/8"),
-    "selectors of others": other_selectors("10.77.0.0/16"),
-    "selectors of the other family": other_selectors("2001:db8::/32"),
-    "selectors and more": other_selectors("10.4.0.0/16", "10.5.0.0/16"),
-    "SPI 0": other_spi(bytes(4)),
-    "a reserved SPI": other_spi(b"\0\0\0\xff"),
-    "a long SPI": other_spi(bytes(range(8))),
-    "no SA": lambda a: a[1:],
-    "no nonce": lambda a: a[:-1],
-    "no selectors": lambda a: tuple(p for p in a if not isinstance(p, TsPayload)),
-    "a short nonce": lambda a: (*a[:-1], NoncePayload(b"n" * 15)),
-    "KE that was not asked for": lambda a: (*a, KePayload(19, generate(19).public)),
-    "nothing": lambda _: (),
-    "a status alone": lambda _: (NotifyPayload(NotifyType.INITIAL_CONTACT),),
-    "a delete": lambda _: (DeletePayload(ProtocolId.ESP, (OWN,)),),
-    "an IKE SA": lambda _: (offer_ike((IKE,), spi=b"s" * 8), NoncePayload(b"n" * 32),
-                            KePayload(31, generate(31).public)),
-    "an error and all the rest": lambda a: (*a, NotifyPayload(NotifyType.NO_ADDITIONAL_SAS)),
-    "a group that is not ours": lambda _: (NotifyPayload(NotifyType.INVALID_KE_PAYLOAD, b"\0\2"),),
-    "a group of three bytes": lambda _: (NotifyPayload(NotifyType.INVALID_KE_PAYLOAD, b"\0\0\x13"),),
-}
-
-
-@pytest.mark.parametrize("kind", ["create", "rekey"])
-@pytest.mark.parametrize("name", ANSWERS)
-def test_answer_outside_the_offer_makes_no_pair(world: World, kind: str, name: str) -> None:
-    # Rows 54, 55; TS-04, IN-40, CC-12: the pair is refused, or the IKE SA ends; no fault of ours.
-    before = set(world.own_children())
-    (old,) = before
-    header, asked = world.ask_victim(
-        (lambda: world.victim.endpoint.create_child(world.handle, world.voice(), world.victim.now))
-        if kind == "create" else (lambda: world.victim.endpoint.rekey_child(old, world.victim.now)))
-    world.mallory.respond(header, *ANSWERS[name](world.mallory.child_answer(asked)))     # type: ignore[arg-type]
-    if name not in ("an error and all the rest", "KE that was not asked for"):     # these answer what was asked
-        assert world.own_children() <= before
-    answer_until_silent(world)
-    world.check()
-    world.victim.wait(20)
-    answer_until_silent(world)
-    world.check()
-
-
-@pytest.mark.parametrize("name", [*ANSWERS, "a child"])
-def test_wrong_answer_to_an_ike_rekey_keeps_the_ike_sa_or_ends_it(world: World, name: str) -> None:
-    # IR-22, IN-40: the same answers to a request for an IKE SA.
-    header, _ = world.ask_victim(lambda: world.victim.endpoint.rekey_ike(world.handle, world.victim.now))
-    honest = (offer_ike((IKE,), spi=b"s" * 8), NoncePayload(b"n" * 32), KePayload(31, generate(31).public))
-    answer = child_payloads() if name == "a child" else ANSWERS[name](honest)
-    world.mallory.respond(header, *answer)                                   # type: ignore[arg-type]
-    answer_until_silent(world)
-    world.check()
-    assert len([v for v in world.victim.endpoint.views() if v.peer == "b"]) <= 3
-
-
-@pytest.mark.parametrize(("number", "exchange"), [(-1, None), (1, None), (1000, None), (0, 35), (0, 37), (0, 34),
-                                                  (0, 99)])
-def test_response_of_another_id_or_exchange_is_dropped(world: World, number: int, exchange: int | None) -> None:
-    # ML-03: the genuine response afterwards still counts.
-    header, asked = world.ask_victim(
-        lambda: world.victim.endpoint.create_child(world.handle, world.voice(), world.victim.now))
-    good = world.mallory.child_answer(asked)
-    world.mallory.respond(header, *good, message_id=max(header.message_id + number, 0) + (number == -1) * 7,  # type: ignore[attr-defined]
-                          exchange=exchange)                                 # type: ignore[arg-type]
-    assert len(world.own_children()) == 1
-    world.mallory.respond(header, *good)                                     # type: ignore[arg-type]
-    assert len(world.own_children()) == 2
-    world.mallory.respond(header, *good)                                     # type: ignore[arg-type]
-    assert len(world.own_children()) == 2
-    world.check()
-
-
 def test_child_that_is_never_rekeyed_ends_with_its_hard_lifetime(world: World) -> None:
     # Row 77, IR-23: TEMPORARY_FAILURE for ever, to every request.
     world.victim.endpoint.rekey_ike(world.handle, world.victim.now)
@@ -438,18 +278,3 @@ def test_events_of_a_peer_are_few_for_each_message(world: World) -> None:
         world.mallory.request(INFO, *(NotifyPayload(40000 + n) for n in range(20)))
     assert world.victim.events_seen - before <= 3 * 400
     world.check()
-
-
-def answer_until_silent(world: World, *payloads: Payload) -> int:
-    """Answer all requests of the victim that are in the inbox, and those that follow; return how many."""
-    asked, seen = 0, set()
-    while world.mallory.inbox:
-        opened = world.mallory.open(world.mallory.inbox.pop(0))
-        if opened is None or opened[0].is_response or opened[0].message_id in seen:
-            continue
-        seen.add(opened[0].message_id)
-        asked += 1
-        assert asked < 50, "the victim asks without end"
-        refusal = (NotifyPayload(NotifyType.NO_ADDITIONAL_SAS),) if opened[0].exchange == CHILD else ()
-        world.mallory.respond(opened[0], *(payloads or refusal))
-    return asked

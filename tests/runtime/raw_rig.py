@@ -18,7 +18,7 @@ from ipsecd.engine.raw_io import open_raw
 from ipsecd.engine.reference import ReferenceEngine, Tun
 from ipsecd.ipsec.ip import AH
 from ipsecd.ipsec.offload import VNET_BYTES
-from tests.runtime.engine_contract import Gateway, Rig
+from tests.runtime.engine_rig import Gateway, Rig
 from tests.support import esp_packets as p
 
 MISSING = native_missing()

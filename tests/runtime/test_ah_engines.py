@@ -14,7 +14,7 @@ from ipsecd.ipsec.ah import Ah
 from ipsecd.ipsec.ip import AH
 from ipsecd.sa import Endpoint, Path
 from ipsecd.suites import AhSuite
-from tests.runtime.engine_contract import A_SPI, B_SPI
+from tests.runtime.engine_rig import A_SPI, B_SPI
 from tests.runtime.raw_rig import ENGINES, NEEDS_ROOT, RawRig, engine_of, own_addresses, peeked, witness
 from tests.support import ah_packets as a
 from tests.support import esp_packets as p

@@ -23,7 +23,8 @@ from ipsecd.engine.reference import Tun
 from ipsecd.errors import LocalError
 from ipsecd.ipsec.offload import VNET_BYTES
 from ipsecd.policy import Action, SpdEntry
-from tests.runtime.engine_contract import A_SPI, B_SPI, EngineContract, Recorder, Rig, stranger
+from tests.runtime.engine_contract import EngineContract, stranger
+from tests.runtime.engine_rig import A_SPI, B_SPI, Recorder, Rig
 from tests.support import esp_packets as p
 from tests.unit.ipsec.test_offload import DATA, tcp
 

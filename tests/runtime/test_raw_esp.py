@@ -11,7 +11,7 @@ import pytest
 from ipsecd.drops import DropReason
 from ipsecd.engine.raw_io import ESP_PROTOCOL
 from ipsecd.sa import Endpoint, Path
-from tests.runtime.engine_contract import A_SPI, B_SPI
+from tests.runtime.engine_rig import A_SPI, B_SPI
 from tests.runtime.raw_rig import ENGINES, NEEDS_ROOT, RawRig, engine_of, own_addresses, peeked, witness
 from tests.support import esp_packets as p
 

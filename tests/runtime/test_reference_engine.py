@@ -13,7 +13,8 @@ from ipsecd.engine.contract import Engine, EngineListener
 from ipsecd.engine.reference import ReferenceEngine, Tun
 from ipsecd.ipsec.offload import VNET_BYTES
 from ipsecd.sa import Path
-from tests.runtime.engine_contract import A_SPI, EngineContract, Recorder, Rig
+from tests.runtime.engine_contract import EngineContract
+from tests.runtime.engine_rig import A_SPI, Recorder, Rig
 from tests.support import esp_packets as p
 from tests.unit.ipsec.test_offload import DATA, tcp
 

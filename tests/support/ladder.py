@@ -26,8 +26,8 @@ from tests.support.exchange import (
     policy,
     policy_a,
 )
-from tests.support.mallory import check_tables
 from tests.support.sim import Datagram
+from tests.support.victim import check_tables
 
 C = "198.51.100.3"
 C_PSK = Secret(b"the key of the innocent peer, thirty-two or more")

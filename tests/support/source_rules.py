@@ -102,6 +102,11 @@ def package() -> list[Module]:
     return [_module(path) for path in sorted((ROOT / "ipsecd").rglob("*.py"))]
 
 
+def all_tests() -> list[Module]:
+    """Return every module of the tests."""
+    return [_module(path) for path in sorted((ROOT / "tests").rglob("*.py"))]
+
+
 def tests_of_the_core() -> list[Module]:
     """Return the tests in which time and chance are arguments."""
     return [_module(path) for part in ("unit", "exchange", "property")

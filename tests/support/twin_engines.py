@@ -22,7 +22,7 @@ from ipsecd.ipsec.udp_encap import MARKER_BYTES, runt_reason
 from ipsecd.policy import SpdEntry
 from ipsecd.sa import ChildKey, Endpoint, Path, SaPair
 from ipsecd.suites import EspSuite
-from tests.runtime.engine_contract import Recorder
+from tests.runtime.engine_rig import Recorder
 from tests.support import esp_packets as p
 
 Datagram = tuple[Path, int, bytes]

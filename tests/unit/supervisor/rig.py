@@ -173,3 +173,8 @@ def with_child(policy: PeerPolicy, changed: ChildPolicy) -> PeerPolicy:
     """Return the policy with one child replaced, or added."""
     others = tuple(c for c in policy.children if c.key != changed.key)
     return replace(policy, children=(*others, changed))
+
+
+def creations(actions) -> list[tuple[int, str, int]]:
+    """Return what is asked for: handle, child and slot."""
+    return [(a.handle, a.request.child.child, a.request.slot) for a in actions if isinstance(a, CreateChild)]

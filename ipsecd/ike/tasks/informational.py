@@ -64,6 +64,10 @@ class InformationalAnswer(Answer):
             if ours.answered:
                 ours.ends_with = BY_PEER
                 return
+        # With our answer the peer forgets them: what others serve now is sent elsewhere before it leaves.
+        for child in tuple(session.children.values()):
+            if session.has_sender(child, elsewhere=True):
+                session.remove(child, BY_PEER)
         session.ended = BY_PEER
 
     def _delete(self, protocol: int, spi_out: int, now: float) -> int | None:

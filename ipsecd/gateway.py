@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection
-from itertools import repeat
 from typing import assert_never
 
 from ipsecd.actions import Abandon, Action, CreateChild, DeleteChild, DeleteIke, Initiate, StartResolve, Wait
@@ -210,9 +209,7 @@ class Gateway:
     def handle_timeout(self, now: float, *, most: int | None = None) -> None:
         """Do what is due, of `most` IKE SAs and as many peers where given; then next_deadline() says what is left."""
         self.endpoint.handle_timeout(now, most=most)
-        for _ in repeat(None) if most is None else range(most):
-            if (name := self._deadlines.pop_due(now)) is None:
-                break
+        for name in self._deadlines.due(now, most):
             self._dirty[name] = None
         self._pump(now)
 

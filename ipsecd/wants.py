@@ -81,19 +81,17 @@ class Wants:
 
     def requests(self, lines: Lines) -> list[list[ChildRequest]]:
         """Return the requests of each wanted child: always, asked for, or up and to be kept over a change."""
-        if not self.policy.enabled or self.policy.entry:
-            return []           # which part of an entry's selectors one remote of many has, it alone knows
         found = [self._of(child, lines) for child in self.policy.children]
         return [requests for requests in found if requests]
 
     def requests_of(self, name: str, lines: Lines) -> list[ChildRequest]:
         """Return the requests of one child, none where it is not wanted."""
         child = self.policy.child(name)
-        if child is None or not self.policy.enabled or self.policy.entry:
-            return []
-        return self._of(child, lines)
+        return self._of(child, lines) if child is not None else []
 
     def _of(self, child: ChildPolicy, lines: Lines) -> list[ChildRequest]:
+        if not self.policy.enabled or self.policy.entry:
+            return []           # which part of an entry's selectors one remote of many has, it alone knows
         name = child.key.child
         wanted = name not in self._down and (
             child.start is Start.ALWAYS or name in self._acquired or lines.unsettled(name)

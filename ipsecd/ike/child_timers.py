@@ -46,22 +46,11 @@ def switch(session: Session, child: ChildSa) -> None:
         session.arrive(child)
 
 
-def standing_for(session: Session, child: ChildSa) -> ChildSa:
-    """Return the pair to act on for this one: what replaced it and is about to send is taken into use first."""
-    new = next((c for c in session.children.values() if c.replaces == child.spi_in), None)
-    if child.state is not ChildState.REPLACED or new is None:
-        return child
-    session.arrive(new)
-    return new
-
-
 def _expire(session: Session, child: ChildSa) -> None:
     """RFC 4301 4.4.2.1: the hard lifetime ends a pair without waiting for anybody."""
-    new = next((c for c in session.children.values() if c.replaces == child.spi_in), None)
     if child.state is ChildState.REPLACED:
         # The peer, who replaced it, sends the Delete; ours would be a second one.
-        if new is not None:
-            session.arrive(new)
+        session.use_successor_of(child)
         session.remove(child, EXPIRED, at_once=True)
         return
     tell = child.state in (ChildState.UP, ChildState.REKEYING, ChildState.ARRIVING)

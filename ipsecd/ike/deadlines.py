@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable
-from itertools import count
+from collections.abc import Hashable, Iterator
+from itertools import count, repeat
 from typing import Generic, TypeVar
 
 from ipsecd.sa import Deadline
@@ -66,6 +66,13 @@ class Deadlines(Generic[_Key]):
         heapq.heappop(self._heap)
         del self._armed[key]
         return key
+
+    def due(self, now: float, most: int | None = None) -> Iterator[_Key]:
+        """Remove and yield the keys whose deadlines have come, the earliest first; `most` of them where given."""
+        for _ in repeat(None) if most is None else range(most):
+            if (key := self.pop_due(now)) is None:
+                return
+            yield key
 
     def _surface(self) -> _Key | None:
         while self._heap:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import partial
-from itertools import repeat
 
 from ipsecd.causes import Cause, Failure
 from ipsecd.drops import DropReason
@@ -16,7 +15,7 @@ from ipsecd.effects import Effect, Emit
 from ipsecd.errors import WireError
 from ipsecd.events import Hint
 from ipsecd.ike.attempt import Attempt, keyed
-from ipsecd.ike.child_timers import rekey_child, standing_for, switch
+from ipsecd.ike.child_timers import rekey_child, switch
 from ipsecd.ike.deadlines import Deadlines
 from ipsecd.ike.ike_sa import IkeSa
 from ipsecd.ike.outbound import Outbounds
@@ -104,7 +103,8 @@ class IkeEndpoint:
         """Close a pair; it is reported gone once the peer knows."""
         sa = self._table.by_child.get(spi_in)
         if sa is not None:
-            child = standing_for(sa.session, sa.session.children[spi_in])
+            named = sa.session.children[spi_in]
+            child = sa.session.use_successor_of(named) or named
             sa.session.enqueue(ChildDelete.of(sa.session, child, Failure(cause)))
             self._poke(sa, now)
 
@@ -265,9 +265,7 @@ class IkeEndpoint:
 
     def handle_timeout(self, now: float, *, most: int | None = None) -> None:
         """Do what is due, of `most` attempts and IKE SAs where given; then next_deadline() says what is left."""
-        for _ in repeat(None) if most is None else range(most):
-            if (spi := self._deadlines.pop_due(now)) is None:
-                return
+        for spi in self._deadlines.due(now, most):
             attempt, sa = self._attempts.get(spi), self._table.sas.get(spi)
             if attempt is not None:
                 attempt.handle_timeout(now)

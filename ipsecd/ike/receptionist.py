@@ -121,7 +121,7 @@ class Receptionist:
 
     def at_the_door(self, header: IkeHeader, datagram: bytes, path: Path, now: float) -> DropReason | None:
         """Look at a datagram that nobody has parsed; return why it goes no further, if it asks for a new IKE SA."""
-        source, policy = path.remote.address, self._table.policy
+        source = path.remote.address
         if header.exchange not in BEGIN or header.is_response or header.message_id != 0:
             return None
         if not header.is_initiator or header.spi_r != NO_SPI:
@@ -129,7 +129,7 @@ class Receptionist:
         if not self._table.offers(source):
             # Whether it is well-formed or not, there is nothing to say to it but a refusal, and of those are enough.
             return None if self._replies.has_any(now) else DropReason.IKE_NO_PEER
-        if not self.half_opens.needs_cookie(source, threshold=policy.cookie_threshold, now=now):
+        if not self.half_opens.needs_cookie(source, threshold=self._table.policy.cookie_threshold, now=now):
             return None
         if _Request(header.spi_i, path, request_digest(datagram)) in self._answering:
             return None
@@ -139,11 +139,14 @@ class Receptionist:
             return DropReason.IKE_MALFORMED
         if self._is_proved(seen, header, source, now):
             # Five hundred behind one NAT repeat their requests until there is a place.
-            peer = self._table.is_configured(source)
-            return self.half_opens.refuse(source, proved=True, peer=peer, source_limit=policy.source_limit)
+            return self._no_place(source, proved=True)
         demand = self._jar.make(ni=seen.ni, source_address=source, spi_i=header.spi_i, now=now)
         self._reply(header, path, NotifyPayload(NotifyType.COOKIE, demand))
         return DropReason.IKE_COOKIE_REQUIRED
+
+    def _no_place(self, source: str, *, proved: bool) -> DropReason | None:
+        return self.half_opens.refuse(source, proved=proved, peer=self._table.is_configured(source),
+                                      source_limit=self._table.policy.source_limit)
 
     def _is_proved(self, seen: Glance, header: IkeHeader, source: str, now: float) -> bool:
         return seen.cookie is not None and self._jar.check(seen.cookie, ni=seen.ni, source_address=source,
@@ -190,7 +193,7 @@ class Receptionist:
 
     def _admit(self, message: ClearMessage, datagram: bytes, request: _Request, candidates: tuple[PeerPolicy, ...],
                now: float) -> DropReason | None:
-        path, source, policy = request.path, request.path.remote.address, self._table.policy
+        path, source = request.path, request.path.remote.address
         proved = self._is_proved(glance(datagram, message.header), message.header, source, now)
         answer: InitAnswer | ResumeAnswer = InitAnswer(candidates, path, self._rng)
         if message.header.exchange == ExchangeType.IKE_SESSION_RESUME:
@@ -199,8 +202,7 @@ class Receptionist:
         if refusal is not None:
             self._refuse(message.header, path, refusal, now)
             return None
-        peer = self._table.is_configured(source)
-        no_place = self.half_opens.refuse(source, proved=proved, peer=peer, source_limit=policy.source_limit)
+        no_place = self._no_place(source, proved=proved)
         if no_place is not None:
             return no_place
         shown = tuple(names(message.payloads))

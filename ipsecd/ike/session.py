@@ -266,8 +266,7 @@ class Session:
 
     def child_by_peer_spi(self, protocol: int, spi_out: int) -> ChildSa | None:
         """Return the child that a Delete or REKEY_SA of the peer names: by the peer's inbound SPI (RFC 7296 1.4.1)."""
-        return next((c for c in self.children.values()
-                     if (c.protocol, c.spi_out) == (protocol, spi_out)
+        return next((c for c in self.children.values() if (c.protocol, c.spi_out) == (protocol, spi_out)
                      and c.state not in (ChildState.LINGERING, ChildState.GONE)), None)
 
     def install(self, child: ChildSa, now: float) -> None:
@@ -314,6 +313,14 @@ class Session:
             new.replaces = None         # what it was to replace is gone, or replaced, and was reported so
             self.child_up(new, narrowed=False)
 
+    def use_successor_of(self, old: ChildSa) -> ChildSa | None:
+        """Send on the successor that the peer made of a pair, where it waits still for its first packet; return it."""
+        replaced = old.state is ChildState.REPLACED
+        new = next((c for c in self.children.values() if replaced and c.replaces == old.spi_in), None)
+        if new is not None:
+            self.arrive(new)
+        return new
+
     def linger(self, child: ChildSa, now: float) -> None:
         """Keep receiving for packets on their way, then remove the pair."""
         child.move(ChildState.LINGERING)
@@ -345,13 +352,11 @@ class Session:
         self.timers.cancel(Timer(TimerKind.REMOVE_CHILD, child.spi_in))
         del self.children[child.spi_in]
         self.output(RemoveSa(child.spi_in, linger_s))
-        if failure is None:
-            return
-        self._lost(child, failure)
-        if old is not None and old.state is ChildState.REPLACED and old.successor is None:
+        if failure is not None:
+            self._lost(child, failure)
+        if failure is not None and old is not None and old.state is ChildState.REPLACED and old.successor is None:
             old.move(ChildState.UP)
-            timer = Timer(TimerKind.REKEY_CHILD, old.spi_in)
-            self.timers.arm(timer, old.life.rekey_at, f"{timer.kind.value} {old.policy.key}")
+            self.arm_lifetime(old, old.life.rekey_at)
 
     def refuse(self, request: ChildRequest, failure: Failure, *, single_pair: bool = False) -> None:
         """Report a pair that was asked for and not made."""

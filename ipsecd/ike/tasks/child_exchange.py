@@ -111,8 +111,7 @@ class ChildChoice:
 def choose_child(session: Session, payloads: tuple[Payload, ...], *, with_ke: bool, ke_sent: int,
                  old: ChildSa | None = None) -> ChildChoice:
     """Return our answer to a request for a Child SA, or for the successor of `old`; raise PeerError."""
-    if len(session.children) >= MAX_CHILDREN:
-        raise PeerError(NotifyType.NO_ADDITIONAL_SAS, f"peer has {MAX_CHILDREN} Child SAs")
+    _check_room(session)
     asked_remote, asked_local = selectors(payloads, PayloadType.TSI), selectors(payloads, PayloadType.TSR)
     ends: TransportEnds | None = None
     found = _in_transport(session, payloads, asked_local, asked_remote, old)
@@ -148,8 +147,7 @@ def choose_child(session: Session, payloads: tuple[Payload, ...], *, with_ke: bo
 
 def check_still(session: Session, choice: ChildChoice, *, rekeyed: bool) -> None:
     """Raise PeerError where key exchanges took so long that what was agreed is no longer to be had."""
-    if len(session.children) >= MAX_CHILDREN:
-        raise PeerError(NotifyType.NO_ADDITIONAL_SAS, f"peer has {MAX_CHILDREN} Child SAs")
+    _check_room(session)
     if rekeyed:
         return
     key, agreed = choice.policy.key, choice.agreed
@@ -158,6 +156,11 @@ def check_still(session: Session, choice: ChildChoice, *, rekeyed: bool) -> None
     claimant = session.host.claimant(session, agreed.ts_local, agreed.ts_remote)
     if claimant:
         raise _unacceptable(agreed.ts_local, agreed.ts_remote, f"{claimant} took it, or a part, meanwhile")
+
+
+def _check_room(session: Session) -> None:
+    if len(session.children) >= MAX_CHILDREN:
+        raise PeerError(NotifyType.NO_ADDITIONAL_SAS, f"peer has {MAX_CHILDREN} Child SAs")
 
 
 def make_child(session: Session, agreed: Agreed, policy: ChildPolicy, *, slot: int, nonces: Nonces,

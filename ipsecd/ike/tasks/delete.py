@@ -65,11 +65,8 @@ class ChildDelete(Task):
 
     def _in_place_of(self, child: ChildSa) -> ChildSa | None:
         """Return the pair that replaced one, or that the peer made to replace it: that one is taken into use first."""
-        session = self.session
-        new = next((c for c in session.children.values() if c.replaces == child.spi_in), None)
-        if child.state is ChildState.REPLACED and new is not None:
-            session.arrive(new)
-        return session.children.get(child.successor or 0)
+        self.session.use_successor_of(child)
+        return self.session.children.get(child.successor or 0)
 
     def process(self, response: OpenedMessage, now: float) -> Steps[None]:
         """Remove the pair; one that was replaced receives a little longer."""

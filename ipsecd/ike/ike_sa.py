@@ -9,6 +9,7 @@ request goes out if none is outstanding.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from ipsecd.causes import Cause, Failure
 from ipsecd.drops import DropReason
@@ -110,11 +111,8 @@ class IkeSa:
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
-        try:
-            while not self.dead and (timer := self.session.timers.pop_due(now)) is not None:
-                self._on_timer(timer, now)
-        except Exception as error:
-            self._fault(error, now)
+        while not self.dead and (timer := self.session.timers.pop_due(now)) is not None:
+            self._guarded(partial(self._on_timer, timer, now), now)
         self.poke(now)
 
     def next_deadline(self) -> Deadline | None:
@@ -283,6 +281,8 @@ class IkeSa:
     # Outbound
 
     def _respond(self, payloads: tuple[Payload, ...], exchange: int, message_id: int, path: Path, now: float) -> None:
+        if self.session.ended is not None:             # the peer forgets it with our answer: traffic leaves it first
+            self._give_up(self.session.ended, now)
         datagrams = self._channel.say(payloads, exchange=exchange, message_id=message_id, response=True, path=path,
                                       now=now)
         self.responses.answer(message_id, datagrams, now)

@@ -64,10 +64,6 @@ class InformationalAnswer(Answer):
             if ours.answered:
                 ours.ends_with = BY_PEER
                 return
-        # With our answer the peer forgets them: what others serve now is sent elsewhere before it leaves.
-        for child in tuple(session.children.values()):
-            if session.has_sender(child, elsewhere=True):
-                session.remove(child, BY_PEER)
         session.ended = BY_PEER
 
     def _delete(self, protocol: int, spi_out: int, now: float) -> int | None:
@@ -92,9 +88,7 @@ class InformationalAnswer(Answer):
 
 
 def _finish_replaced(session: Session, old: ChildSa, now: float) -> None:
-    new = next((c for c in session.children.values() if c.replaces == old.spi_in), None)
-    if new is not None:
-        session.arrive(new)
+    session.use_successor_of(old)
     if old.successor is not None:
         session.linger(old, now)
     else:

@@ -15,7 +15,7 @@ from struct import Struct
 from ipsecd.aead import make_mac
 from ipsecd.drops import DropReason
 from ipsecd.ipsec import ah_transport
-from ipsecd.ipsec.ip import AH, IPV4, IPV6, traffic_class
+from ipsecd.ipsec.ip import AH, DONT_FRAGMENT, IPV4, IPV6, traffic_class
 from ipsecd.ipsec.mtu import AH_FIXED_BYTES, ah_bytes
 from ipsecd.ipsec.outer_header import Outer, outer_header
 from ipsecd.ipsec.transport import Part
@@ -24,7 +24,6 @@ from ipsecd.suites import AhSuite
 
 _LOW = 0xFFFFFFFF
 _HOPS = 64                                         # RFC 1700, "IP TIME TO LIVE PARAMETER"
-DONT_FRAGMENT = 0x4000
 
 _HEADER = Struct(">BBHII").pack                    # next header, length, reserved, SPI, sequence
 _HEADER_V4 = Struct(">BBHHHBBH4s4s").pack

@@ -13,14 +13,13 @@ from __future__ import annotations
 from struct import Struct
 
 from ipsecd.drops import DropReason
-from ipsecd.ipsec.ip import AH, DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING, traffic_class
+from ipsecd.ipsec.ip import AH, DESTINATION, DONT_FRAGMENT, FRAGMENT, HOP_BY_HOP, ROUTING, traffic_class
 from ipsecd.ipsec.offload import ones_sum
 from ipsecd.ipsec.outer_header import NO_OPERATION, V4_NAMED_AT, V6_NAMED_AT, Outer, unchanging_options
 from ipsecd.ipsec.transport import HOP_LIMIT, NEVER_INSIDE, Part, Rebuilder
 
 _SOURCE_ROUTES = frozenset({131, 137})             # RFC 791 3.1: loose and strict
 _WALKED = frozenset({HOP_BY_HOP, ROUTING, DESTINATION})
-_DONT_FRAGMENT = 0x4000
 _U16 = Struct(">H")
 _U32 = Struct(">I").pack
 
@@ -78,7 +77,7 @@ def head_of(packet: bytes, part: Part, source: bytes, destination: bytes, *, ah_
     head[2:4], head[12:20] = _U16.pack(length), source + destination
     if not any(head[4:6]):
         head[4:6] = _U16.pack(sequence % 0xFFFF + 1)
-    head[6:8], head[10:12] = _U16.pack(_DONT_FRAGMENT), b"\0\0"
+    head[6:8], head[10:12] = _U16.pack(DONT_FRAGMENT), b"\0\0"
     return bytes(head)
 
 
@@ -95,7 +94,7 @@ def restored(packet: bytes, outer: Outer, ah_bytes: int, ends: Rebuilder) -> byt
         head[:4], head[4:6] = _U32(6 << 28 | tos << 20), _U16.pack(outer.at - 40 + len(carried))
         head[7], head[8:40] = HOP_LIMIT, ends.addresses
         return bytes(head) + carried
-    head[1], head[2:4], head[6:8] = tos, _U16.pack(outer.at + len(carried)), _U16.pack(_DONT_FRAGMENT)
+    head[1], head[2:4], head[6:8] = tos, _U16.pack(outer.at + len(carried)), _U16.pack(DONT_FRAGMENT)
     head[8], head[12:20] = HOP_LIMIT, ends.addresses
     head[20:] = unchanging_options(packet[20:outer.at], fill=NO_OPERATION) or b""
     head[10:12] = _U16.pack(~ones_sum(bytes(head)) & 0xFFFF)

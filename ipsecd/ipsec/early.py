@@ -47,9 +47,8 @@ class Early:
 
     def take(self, spi: int, protocol: int, now: float) -> list[Datagram]:
         """Take what waits for an SA and is not too old at `now`, in the order it came."""
-        found = [waiting for waiting in self._waiting if (waiting.spi, waiting.protocol) == (spi, protocol)]
-        if found:
-            self._waiting = deque(waiting for waiting in self._waiting if (waiting.spi, waiting.protocol)
-                                  != (spi, protocol))
-            self._bytes = sum(len(waiting.data) for waiting in self._waiting)
+        found, others = list[Datagram](), deque[Datagram]()
+        for waiting in self._waiting:
+            (found if (waiting.spi, waiting.protocol) == (spi, protocol) else others).append(waiting)
+        self._waiting, self._bytes = others, sum(len(waiting.data) for waiting in others)
         return [waiting for waiting in found if now - waiting.now <= MAX_AGE_S]

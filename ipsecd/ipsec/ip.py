@@ -29,6 +29,7 @@ _ICMP_ERRORS = frozenset({(4, 3), (4, 11), (4, 12), (6, 1), (6, 2), (6, 3), (6, 
 _REDIRECTS = frozenset({(4, 5), (6, 137)})
 _ICMP_HEADER_BYTES = 8
 _IKE_PORTS = (500, 4500)
+DONT_FRAGMENT = 0x4000                             # of IPv4's flags and offset
 
 _FLOW_V4 = Struct(">2xH2xHxB2xQI").unpack_from     # total length, flags and offset, protocol, addresses, ports
 _FLOW_V6 = Struct(">4xHBx32sI").unpack_from        # payload length, next header, addresses, ports

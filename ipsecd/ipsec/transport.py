@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ipsecd.drops import DropReason
 from ipsecd.ipsec.esp import TRAILERS
-from ipsecd.ipsec.ip import DESTINATION, FRAGMENT, HOP_BY_HOP, ICMPV6, IPV4, ROUTING, TCP, UDP
+from ipsecd.ipsec.ip import DESTINATION, DONT_FRAGMENT, FRAGMENT, HOP_BY_HOP, ICMPV6, IPV4, ROUTING, TCP, UDP
 from ipsecd.ipsec.offload import ones_sum
 from ipsecd.sa import TransportEnds
 
@@ -28,7 +28,6 @@ _DCCP, _UDP_LITE = 33, 136
 _CHECKSUMS = {TCP: 16, UDP: 6, _DCCP: 6, ICMPV6: 2, _UDP_LITE: 6}
 _LONGEST_PADDING = 16                              # of a cipher's blocks (RFC 4303 2.4)
 _COUNTING = TRAILERS[IPV4][255][:255]
-_DONT_FRAGMENT = 0x4000                            # and so without an identification (RFC 6864 4.1)
 _V4 = Struct(">BBHHHBBH8s").pack
 _V6 = Struct(">IHBB32s").pack
 _U16 = Struct(">H")
@@ -87,7 +86,8 @@ class Rebuilder:
             payload = self._with_checksum(payload, next_header)
         if self.version == 6:
             return _V6(6 << 28 | tos << 20, len(payload), next_header, HOP_LIMIT, self.addresses) + payload
-        head = _V4(0x45, tos, 20 + len(payload), 0, _DONT_FRAGMENT, HOP_LIMIT, next_header, 0, self.addresses)
+        # Without an identification, which an atomic packet does not need (RFC 6864 4.1).
+        head = _V4(0x45, tos, 20 + len(payload), 0, DONT_FRAGMENT, HOP_LIMIT, next_header, 0, self.addresses)
         return head[:10] + _U16.pack(~ones_sum(head) & 0xFFFF) + head[12:] + payload
 
     def _with_checksum(self, payload: bytes, next_header: int) -> bytes:

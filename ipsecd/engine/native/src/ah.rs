@@ -24,7 +24,6 @@ const TAG_BYTES: usize = 16;
 const SALT_BYTES: usize = 4;
 /// RFC 1700, "IP TIME TO LIVE PARAMETER".
 const HOPS: u8 = 64;
-const DONT_FRAGMENT: u8 = 0x40;
 
 /// One direction's algorithm with its key.
 pub struct Ah {
@@ -86,7 +85,7 @@ impl Ah {
                 out[..2].copy_from_slice(&[0x45, tos]);
                 out[2..4].copy_from_slice(&(length as u16).to_be_bytes());
                 out[4..6].copy_from_slice(&identification.to_be_bytes());
-                out[6..12].copy_from_slice(&[DONT_FRAGMENT, 0, HOPS, ip::AH, 0, 0]);
+                out[6..12].copy_from_slice(&[ip::DONT_FRAGMENT, 0, HOPS, ip::AH, 0, 0]);
                 out[12..16].copy_from_slice(&source.octets());
                 out[16..20].copy_from_slice(&destination.octets());
                 V4_BYTES

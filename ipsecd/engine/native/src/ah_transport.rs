@@ -11,7 +11,7 @@
 
 use crate::checksum;
 use crate::drops::Reason;
-use crate::ip::{self, DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING, be16};
+use crate::ip::{self, DESTINATION, DONT_FRAGMENT, FRAGMENT, HOP_BY_HOP, ROUTING, be16};
 use crate::outer::{NO_OPERATION, Outer, V4_BYTES, V4_NAMED_AT, V6_BYTES, V6_NAMED_AT, mask_options};
 use crate::sad::Path;
 use crate::transport::{Ends, HOP_LIMIT, Part, stands_inside};
@@ -19,7 +19,6 @@ use std::net::IpAddr;
 
 /// RFC 791 3.1: loose and strict.
 const SOURCE_ROUTES: [u8; 2] = [131, 137];
-const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
 const MOST_OPTIONS: usize = 40;
 
 /// What of a packet, whose headers `ip::parse` has found to be sound, stands behind AH.
@@ -80,7 +79,7 @@ pub fn write_head(out: &mut [u8], part: &Part, path: &Path, sequence: u64) -> bo
             if out[4..6] == [0, 0] {
                 out[4..6].copy_from_slice(&((sequence % 0xFFFF) as u16 + 1).to_be_bytes());
             }
-            out[6..8].copy_from_slice(&DONT_FRAGMENT);
+            out[6..8].copy_from_slice(&[DONT_FRAGMENT, 0]);
             out[10..12].fill(0);
             out[12..16].copy_from_slice(&source.octets());
             out[16..20].copy_from_slice(&destination.octets());
@@ -116,7 +115,7 @@ pub fn restore(packet: &mut [u8], outer: &Outer, ah_bytes: usize, ends: &Ends) -
         (4, IpAddr::V4(local), IpAddr::V4(remote)) => {
             head[1] = tos;
             head[2..4].copy_from_slice(&(length as u16).to_be_bytes());
-            head[6..8].copy_from_slice(&DONT_FRAGMENT);
+            head[6..8].copy_from_slice(&[DONT_FRAGMENT, 0]);
             head[8] = HOP_LIMIT;
             head[12..16].copy_from_slice(&remote.octets());
             head[16..20].copy_from_slice(&local.octets());

@@ -24,6 +24,9 @@ pub const MAX_EXTENSION_HEADERS: usize = 8;
 /// See `MAX_EXTENSION_HEADERS`.
 pub const MAX_EXTENSION_BYTES: usize = 256;
 
+/// The first byte of flags and offset in an IPv4 header.
+pub const DONT_FRAGMENT: u8 = 0x40;
+
 /// Extension headers of IPv6.
 pub const HOP_BY_HOP: u8 = 0;
 /// See `HOP_BY_HOP`.

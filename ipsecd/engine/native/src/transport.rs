@@ -12,7 +12,7 @@
 
 use crate::checksum;
 use crate::drops::Reason;
-use crate::ip::{DESTINATION, FRAGMENT, HOP_BY_HOP, ICMPV6, ROUTING, TCP, UDP, be16};
+use crate::ip::{DESTINATION, DONT_FRAGMENT, FRAGMENT, HOP_BY_HOP, ICMPV6, ROUTING, TCP, UDP, be16};
 use std::net::IpAddr;
 
 /// The sender's is not told, and the way was one hop.
@@ -77,7 +77,7 @@ impl Ends {
         match (self.local, self.remote) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => {
                 // Whole, and so without an identification (RFC 6864 4.1).
-                out.extend([0x45, tos, 0, 0, 0, 0, 0x40, 0, HOP_LIMIT, next_header, 0, 0]);
+                out.extend([0x45, tos, 0, 0, 0, 0, DONT_FRAGMENT, 0, HOP_LIMIT, next_header, 0, 0]);
                 out.extend(remote.octets());
                 out.extend(local.octets());
                 out[at + 2..at + 4].copy_from_slice(&((20 + payload.len()) as u16).to_be_bytes());

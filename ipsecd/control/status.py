@@ -9,14 +9,11 @@ from typing import Literal
 from ipsecd.causes import Failure
 from ipsecd.control.schema import (
     ChildView,
-    ConfigView,
     Error,
-    GatewayView,
     IkeView,
     PeerView,
     SaView,
     State,
-    StatusAnswer,
     Traffic,
     Wait,
 )
@@ -26,7 +23,6 @@ from ipsecd.ike.consts import ProtocolId
 from ipsecd.policy import ChildPolicy, PeerPolicy, Start
 from ipsecd.sa import ChildKey, Deadline, SaPair, SaStats
 from ipsecd.views import Failed, PairView
-from ipsecd.views import GatewayView as CoreView
 from ipsecd.views import IkeView as CoreIke
 from ipsecd.views import PeerView as CorePeer
 
@@ -46,13 +42,6 @@ class Readings:
     inner_mtus: Mapping[ChildKey, int]
     outer_mtus: Mapping[str, int]        # peer -> bytes
     where: Callable[[Failure, str, str], str] = lambda _failure, _peer, _child: ""     # file, line and key to change
-
-
-def build_status(view: CoreView, policies: Mapping[str, PeerPolicy], readings: Readings, gateway: GatewayView,
-                 config: ConfigView) -> StatusAnswer:
-    """Join everything into one answer; peers in the order configured."""
-    return StatusAnswer(gateway=gateway, config=config,
-                        peers=build_peers(view.peers, policies, readings, installed_pairs(readings)))
 
 
 def installed_pairs(readings: Readings) -> dict[ChildKey, list[int]]:

@@ -10,13 +10,12 @@ import pytest
 
 from ipsecd.causes import Cause, Failure
 from ipsecd.control.schema import ConfigView, GatewayView, GuardView, StatusAnswer
-from ipsecd.control.status import Readings, build_status
+from ipsecd.control.status import Readings, build_peers, installed_pairs
 from ipsecd.drops import DropReason
 from ipsecd.engine.contract import EngineStats
 from ipsecd.policy import PeerPolicy, Secret
 from ipsecd.sa import ChildKey, Deadline, Endpoint, Path, SaStats
 from ipsecd.views import Failed, IkeView, PairView, PeerView
-from ipsecd.views import GatewayView as CoreView
 from tests.support.esp_packets import pair
 from tests.unit.supervisor.rig import child, peer
 
@@ -46,7 +45,8 @@ def status(view: PeerView, policy: PeerPolicy = POLICY, *, installed: Mapping[in
     pairs = {spi: replace(pair(spi_in=spi), child=KEY, path=PATH) for spi in installed or {}}
     readings = Readings(100.0, stats, pairs, {KEY: past} if past else {}, {KEY: past_drops} if past_drops else {},
                         {KEY: 1400}, {"hq": 1500})
-    return build_status(CoreView((view,), 0, None), {"hq": policy}, readings, GATEWAY, CONFIG)
+    return StatusAnswer(gateway=GATEWAY, config=CONFIG,
+                        peers=build_peers((view,), {"hq": policy}, readings, installed_pairs(readings)))
 
 
 GATEWAY = GatewayView.model_construct(version="1", engine="reference", uptime_s=1.0, interface="ipsec0",
@@ -128,7 +128,7 @@ def test_size_of_the_path_says_where_it_came_from(seen: dict[str, Any], ike: dic
 def test_peer_that_a_reload_removed_is_left_out() -> None:
     stats = EngineStats({}, {}, {}, {})
     readings = Readings(100.0, stats, {}, {}, {}, {}, {})
-    assert build_status(CoreView((peer_view(),), 0, None), {}, readings, GATEWAY, CONFIG).peers == []
+    assert build_peers((peer_view(),), {}, readings, installed_pairs(readings)) == []
 
 
 def test_one_remote_of_many_counts_its_own_pairs_and_the_entry_counts_all() -> None:
@@ -139,8 +139,8 @@ def test_one_remote_of_many_counts_its_own_pairs_and_the_entry_counts_all() -> N
     readings = Readings(100.0, EngineStats(installed, {}, {}, {}),
                         {spi: replace(pair(spi_in=spi), child=KEY, path=PATH) for spi in installed},
                         {KEY: SaStats(packets_in=100)}, {}, {KEY: 1400}, {})
-    answer = build_status(CoreView(views, 0, None), {"hq": replace(POLICY, addresses=())}, readings, GATEWAY, CONFIG)
-    assert [(p.name, p.state, p.children[0].traffic.packets_in) for p in answer.peers] == [
+    peers = build_peers(views, {"hq": replace(POLICY, addresses=())}, readings, installed_pairs(readings))
+    assert [(p.name, p.state, p.children[0].traffic.packets_in) for p in peers] == [
         ("hq", "listening", 112), ("hq[a]", "up", 5), ("hq[b]", "up", 7)]
 
 
@@ -154,6 +154,5 @@ def test_disabled_peer_shows_no_held_packets() -> None:
     held = EngineStats({}, {}, {}, {KEY: 3})
     readings = Readings(100.0, held, {}, {}, {}, {}, {})
     for enabled, shown in ((True, 3), (False, 0)):
-        view = CoreView((peer_view(enabled=enabled),), 0, None)
-        answer = build_status(view, {"hq": POLICY}, readings, GATEWAY, CONFIG)
-        assert answer.peers[0].children[0].held_packets == shown
+        [found] = build_peers((peer_view(enabled=enabled),), {"hq": POLICY}, readings, installed_pairs(readings))
+        assert found.children[0].held_packets == shown

@@ -42,17 +42,16 @@ KES = {31: generate(31), 36: generate(36)}
 @pytest.mark.parametrize("part", range(4))
 def test_peer_that_walks_at_random_meets_no_fault_and_leaves_no_pair_forgotten(part: int) -> None:
     for seed in range(part, ORDINARY, 4):
-        walk(seed)
+        walk(Walk(seed))
 
 
 @pytest.mark.long
 def test_peer_that_walks_at_random_for_long_meets_no_fault() -> None:
     for seed in range(ELSEWHERE, ELSEWHERE + PROOF):
-        walk(seed)
+        walk(Walk(seed))
 
 
-def walk(seed: int) -> None:
-    made = Walk(seed)
+def walk(made: Walk) -> None:
     for _ in range(STEPS):
         made.step()
     made.rest()

@@ -16,11 +16,11 @@ from ipsecd.ike.tasks.delete import ChildDelete
 from ipsecd.ike.wire.header import IkeHeader
 from ipsecd.policy import Policy
 from ipsecd.sa import ChildKey, Endpoint, Path
-from tests.hostile.test_walks import STEPS, Walk
+from tests.hostile.test_walks import Walk, walk
 from tests.support.exchange import A, B
-from tests.support.mallory import Victim
 from tests.support.pki import WALL_NOW
 from tests.support.seeded_rng import SeededRng
+from tests.support.victim import Victim
 
 ORDINARY, PROOF, ELSEWHERE = 40, 2000, 100_000
 ELSE = "198.51.100.7"                   # where traffic of the peer may come from
@@ -29,20 +29,13 @@ ELSE = "198.51.100.7"                   # where traffic of the peer may come fro
 @pytest.mark.parametrize("part", range(4))
 def test_supervisor_knows_each_pair_whatever_the_peer_does(part: int) -> None:
     for seed in range(part, ORDINARY, 4):
-        walk(seed)
+        walk(SupervisedWalk(seed))
 
 
 @pytest.mark.long
 def test_supervisor_knows_each_pair_whatever_the_peer_does_for_long() -> None:
     for seed in range(ELSEWHERE, ELSEWHERE + PROOF):
-        walk(seed)
-
-
-def walk(seed: int) -> None:
-    made = SupervisedWalk(seed)
-    for _ in range(STEPS):
-        made.step()
-    made.rest()
+        walk(SupervisedWalk(seed))
 
 
 class Front:

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from ipsecd.control.client import Client, Refusal, Unreachable
+from tests.lab.logged import Logged
 from tests.lab.rig import Rig, Site
 from tests.lab.swan import LEFT_ID, PSK, RIGHT_ID
 from tests.support.netns import eventually
@@ -36,7 +37,7 @@ START_S = 60                # a loaded machine takes its time to import what a d
 _WITH_HOSTS = 'mount --bind "$0/hosts" /etc/hosts && mount --bind "$0/resolv.conf" /etc/resolv.conf && exec "$@"'
 
 
-class Ipsecd:
+class Ipsecd(Logged):
     """One daemon; `config` is its configuration as a tree, written to `file` by `write`."""
 
     def __init__(self, rig: Rig, site: Site, peer: Site, *, name: str = "", text: str = "",
@@ -52,7 +53,6 @@ class Ipsecd:
         self.log_file = self.directory / "log"
         self.config: Config = config or (yaml.safe_load(text) if text else default_config(site, peer))
         self._process: subprocess.Popen[bytes] | None = None
-        self._mark = 0
         self.hosts({})
         (self.directory / "resolv.conf").write_text("")
         self._own_paths()
@@ -176,18 +176,6 @@ class Ipsecd:
         """The daemon's process."""
         assert self._process is not None
         return self._process.pid
-
-    def log(self, lines: int = 40) -> str:
-        """Return the end of its log."""
-        return "\n".join(self.log_file.read_text().splitlines()[-lines:]) if self.log_file.exists() else "(no log)"
-
-    def mark(self) -> None:
-        """Let `said` begin here."""
-        self._mark = len(self.log_file.read_text())
-
-    def said(self) -> str:
-        """Return its log since `mark`."""
-        return self.log_file.read_text()[self._mark:]
 
     def _own_paths(self) -> None:
         """Point what a configuration names outside of itself to this daemon's directory: secrets, state, socket."""

@@ -16,6 +16,7 @@ import signal
 import subprocess
 from collections.abc import Iterable
 
+from tests.lab.logged import Logged
 from tests.lab.rig import Rig, Site
 from tests.support.netns import CommandError, eventually
 
@@ -102,7 +103,7 @@ secrets {{
 """
 
 
-class Swan:
+class Swan(Logged):
     """One charon on one gateway. Each argument named `..._extra` holds more lines of that section."""
 
     def __init__(self, rig: Rig, site: Site, peer: Site, *, ike: str = "aes256gcm16-prfsha384-x25519",
@@ -113,7 +114,7 @@ class Swan:
         self._run = rig.directory / f"swan-{site.name}"
         self._child = child
         self._process: subprocess.Popen[bytes] | None = None
-        self._mark = 0
+        self.log_file = self._run / "log"
         (self._run / "swanctl").mkdir(parents=True)
         # Copies, because AppArmor profiles name the installed paths and allow those only their usual files.
         self._charon, self._swanctl = (shutil.copy(f"/usr/sbin/{name}", self._run / f"{name}-lab")
@@ -195,22 +196,6 @@ class Swan:
                                      f"SWANCTL_DIR={self._run}/swanctl", str(self._swanctl), *arguments, check=check)
         except CommandError as error:
             raise CommandError(f"{error}\n{self.log()}") from None
-
-    def log(self, lines: int = 40) -> str:
-        """Return the end of its log."""
-        return "\n".join(self._log_text().splitlines()[-lines:]) or "(no log)"
-
-    def mark(self) -> None:
-        """Let `said` begin here."""
-        self._mark = len(self._log_text())
-
-    def said(self) -> str:
-        """Return its log since `mark`."""
-        return self._log_text()[self._mark:]
-
-    def _log_text(self) -> str:
-        path = self._run / "log"
-        return path.read_text() if path.exists() else ""
 
     def _end(self, how: signal.Signals) -> None:
         assert self._process is not None

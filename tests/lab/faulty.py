@@ -16,13 +16,5 @@ PROGRAM = (sys.executable, "-m", "tests.lab.faulty")
 ORDER = b"ipsecd: panic at this packet"      # as in faults.rs
 
 
-def run() -> None:
-    """Run `ipsecd` with that module."""
-    from ipsecd.cli import ipsecd
-
-    FAULTY.put_in()
-    ipsecd.main(prog_name="ipsecd")
-
-
 if __name__ == "__main__":
-    run()
+    FAULTY.run()

@@ -15,13 +15,5 @@ NO_CRYPTO = Variant("no-crypto")
 PROGRAM = (sys.executable, "-m", "tests.lab.no_crypto")
 
 
-def run() -> None:
-    """Run `ipsecd` with that module."""
-    from ipsecd.cli import ipsecd
-
-    NO_CRYPTO.put_in()
-    ipsecd.main(prog_name="ipsecd")
-
-
 if __name__ == "__main__":
-    run()
+    NO_CRYPTO.run()

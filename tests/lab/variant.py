@@ -1,6 +1,6 @@
 """Builds of the native engine's crate with a feature that no daemon may have, each under a name of its own.
 
-The name keeps ipsecd from loading one; a program that wants it puts it in the place of the module (see `put_in`).
+The name keeps ipsecd from loading one; a program that wants it puts it in the place of the module (see `run`).
 """
 
 from __future__ import annotations
@@ -60,10 +60,12 @@ class Variant:
         engine: Callable[[], NativePlane] = module.Engine
         return engine
 
-    def put_in(self) -> None:
-        """Let an ipsecd of this process have it for its native engine, self test or not."""
+    def run(self) -> None:
+        """Run `ipsecd` in this process with it for its native engine, self test or not."""
+        from ipsecd.cli import ipsecd
         from ipsecd.engine import choose, native
 
         new_plane = self.load()
         native.load = choose.load = lambda: new_plane
         choose.self_test = lambda _: ""
+        ipsecd.main(prog_name="ipsecd")

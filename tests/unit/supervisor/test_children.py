@@ -22,10 +22,7 @@ TWO = ("10.2.0.0/16", "10.3.0.0/16")
 
 def test_refused_child_is_asked_again_from_one_second_to_sixty_without_end() -> None:
     rig = Rig(peer(child("office"), child("voice")))
-    handle = rig.connect()
-    rig.ike_up(handle)
-    rig.child_up(handle, "office")
-    rig.go()
+    handle = rig.up()
     rig.refused(handle, "voice")
     times = []
     for _ in range(9):
@@ -118,10 +115,7 @@ def test_child_that_the_peer_deletes_after_a_while_comes_back_at_once() -> None:
 
 def test_request_that_dies_with_its_ike_sa_is_made_again() -> None:
     rig = Rig(peer(child("office"), child("voice")))
-    handle = rig.connect()
-    rig.ike_up(handle)
-    rig.child_up(handle, "office")
-    rig.go()
+    handle = rig.up()
     rig.now += 200.0
     assert rig.gone(handle) == [StartResolve()]
     rig.resolve()
@@ -198,10 +192,7 @@ def test_each_end_wants_two_children_and_makes_the_other_one_first() -> None:
 def test_child_of_the_other_ends_making_comes_back_after_a_delete_without_a_loop() -> None:
     # IN-59: IKE SA from us, child from the peer, then the peer deletes it.
     rig = Rig(peer())
-    handle = rig.connect()
-    rig.ike_up(handle)
-    rig.child_up(handle)
-    rig.go()
+    handle = rig.up()
     rig.now += 2.0
     rig.child_gone(next(iter(rig.s.lines[handle].pairs)))
     actions = rig.wait(60.0)

@@ -20,10 +20,7 @@ def test_down_of_one_child_closes_its_pair_and_keeps_the_others() -> None:
 
 def test_down_of_a_child_in_the_making_closes_it_when_it_comes() -> None:
     rig = Rig(peer(child("office"), child("voice")))
-    handle = rig.connect()
-    rig.ike_up(handle)
-    rig.child_up(handle, "office")
-    rig.go()
+    handle = rig.up()
     rig.s.down("voice")
     rig.go()
     spi = rig.child_up(handle, "voice")

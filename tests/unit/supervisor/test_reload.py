@@ -116,10 +116,7 @@ def test_answer_to_a_request_from_before_the_reload_is_replaced() -> None:
 
 def test_answer_for_a_child_that_was_removed_meanwhile_is_closed() -> None:
     rig = Rig(peer(child(), child("voice")))
-    handle = rig.connect()
-    rig.ike_up(handle)
-    rig.child_up(handle)
-    rig.go()
+    handle = rig.up()
     rig.reload(peer(child()))
     spi = rig.child_up(handle, "voice")
     assert rig.go() == [DeleteChild(spi, Cause.RELOADED)]
